@@ -1,0 +1,89 @@
+//! Every limit of the program, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Bytes of the largest frame that is served: far above any camera of the field, far below what would exhaust a host.
+pub const FRAME_BYTES_MAX: usize = 1 << 30;
+/// Slots of the deepest ring that is believed: a bigger number in a file is garbage.
+pub const RING_DEPTH_MAX: u32 = 65_536;
+/// Keywords a segment may have and still be mirrored with them: the field is 16 bits wide, real ones have tens.
+pub const KEYWORDS_MAX: u16 = 1_024;
+/// Segments that one machine registers. The rest is reported and left alone.
+pub const SEGMENTS_MAX: usize = 4_096;
+/// Characters of a segment's or host's name: file names end at 255, and `remote_<host>_<name>.im.shm` must fit in one.
+pub const NAME_CHARS_MAX: usize = 100;
+/// Bytes of a value read from Redis that is looked at at all.
+pub const REDIS_VALUE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one line on the control socket.
+pub const CONTROL_LINE_BYTES_MAX: usize = 1 << 20;
+/// Connections to the control socket that are served at once.
+pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Clients of one segment that an owner keeps.
+pub const CLIENTS_MAX: usize = 256;
+/// Mirrors that one daemon keeps.
+pub const MIRRORS_MAX: usize = 1_024;
+/// Commands waiting for the command thread; one more is answered "busy".
+pub const COMMAND_QUEUE: usize = 256;
+/// Ports tried above `--base-pub-port` before giving up.
+pub const PORTS_TRIED: u16 = 4_096;
+
+/// Descriptors kept free: libzmq aborts the process when it runs out of them, so streams are refused before.
+pub const DESCRIPTORS_SPARE: u64 = 64;
+/// Descriptors that one stream may need: a socket, its mailbox, its mapping, some connections.
+pub const DESCRIPTORS_PER_STREAM: u64 = 8;
+
+/// Bytes of frames that wait in a publisher's queue for one subscriber, where frames are small.
+pub const QUEUE_BYTES: usize = 1 << 20;
+/// Fewest frames in that queue: with 1, half of the frames of an idle link are lost to libzmq's credit scheme.
+pub const QUEUE_FRAMES_MIN: usize = 2;
+/// Most frames in that queue: more is only age.
+pub const QUEUE_FRAMES_MAX: usize = 64;
+/// Smallest and largest kernel buffer of a stream, bytes; between them two frames.
+pub const SOCKET_BUFFER_BYTES: (usize, usize) = (128 * 1024, 4 * 1024 * 1024);
+
+/// Connecting to Redis.
+pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_millis(2_000);
+/// One command to Redis.
+pub const REDIS_IO_TIMEOUT: Duration = Duration::from_millis(2_000);
+/// Longest pause between two attempts to reach Redis again.
+pub const REDIS_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Local segments against the registry.
+pub const SHM_SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// The owner looks for requests, the client for records, when nobody wakes them.
+pub const REQUEST_POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// A client that waits for a record looks at least this often.
+pub const RECORD_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// `get` waits for a connection record.
+pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
+/// `get` waits for the first frame after the record.
+pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(2);
+/// A client rewrites its heartbeat.
+pub const CLIENT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+/// A client's heartbeat key expires: `CLIENT_HEARTBEAT_EXPIRY - PTTL` is its age by Redis' clock.
+pub const CLIENT_HEARTBEAT_EXPIRY: Duration = Duration::from_secs(75);
+/// A client with an older heartbeat is evicted.
+pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(25);
+/// The owner looks for silent clients.
+pub const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(15);
+/// The master removes machines with an older heartbeat.
+pub const MACHINE_TTL: Duration = Duration::from_secs(120);
+/// The master looks for them.
+pub const STALE_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
+/// The lease on the master's role runs out without renewal.
+pub const MASTER_LEASE: Duration = Duration::from_secs(90);
+
+/// A publisher without news says that it is alive.
+pub const ALIVE_INTERVAL: Duration = Duration::from_millis(1_000);
+/// A mirror that hears nothing for so long is not connected.
+pub const LINK_SILENT_MAX: Duration = Duration::from_millis(3_500);
+/// A thread that is told to stop has so long to do it before it is named in the log.
+pub const THREAD_STOP_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// The whole daemon stops within this time of a signal.
+pub const STOP_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+const _: () = assert!(QUEUE_FRAMES_MIN >= 2 && QUEUE_FRAMES_MIN <= QUEUE_FRAMES_MAX);
+const _: () = assert!(CLIENT_HEARTBEAT_INTERVAL.as_millis() * 2 < CLIENT_SILENT_MAX.as_millis());
+const _: () = assert!(CLIENT_SILENT_MAX.as_millis() < CLIENT_HEARTBEAT_EXPIRY.as_millis());
+const _: () = assert!(ALIVE_INTERVAL.as_millis() * 3 < LINK_SILENT_MAX.as_millis());
+const _: () = assert!(STALE_CLEANUP_INTERVAL.as_millis() < MACHINE_TTL.as_millis());

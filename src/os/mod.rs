@@ -1,0 +1,3 @@
+//! What the operating system gives: clocks, threads, signals, interfaces. Knows nothing of DAO.
+
+pub mod clock;
