@@ -118,7 +118,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back_to_the_microsecond(time_us in -60_000_000_000_000_000i64..250_000_000_000_000_000) {
+        fn what_is_written_is_read_back_to_the_microsecond(time_us in -9_000_000_000_000_000i64..9_000_000_000_000_000) {
             prop_assert_eq!(parse(&format(time_us * 1_000)), Some(time_us * 1_000));
         }
 
