@@ -10,6 +10,7 @@
 //! Arrows point one way; `limits`, `dtype`, `naming`, `error`, `log` and `metrics` are leaves that anyone may use.
 //! `tests/house.rs` checks it.
 
+pub mod bridge;
 pub mod cli;
 pub mod dtype;
 pub mod error;
@@ -18,5 +19,6 @@ pub mod log;
 pub mod metrics;
 pub mod naming;
 pub mod os;
+pub mod settings;
 pub mod shm;
 pub mod wire;

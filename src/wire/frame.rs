@@ -96,19 +96,38 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// Every cause's name in `status`, in the order of [`Refused::index`].
+    pub const LABELS: [&'static str; 10] = [
+        "too_short",
+        "bad_magic",
+        "unknown_version",
+        "unknown_kind",
+        "bad_type",
+        "bad_shape",
+        "bad_length",
+        "other_shape",
+        "other_publisher",
+        "bad_parts",
+    ];
+
     /// Its name in `status`.
     pub fn label(self) -> &'static str {
+        Self::LABELS[self.index()]
+    }
+
+    /// Its place in [`Refused::LABELS`].
+    pub fn index(self) -> usize {
         match self {
-            Refused::TooShort => "too_short",
-            Refused::BadMagic => "bad_magic",
-            Refused::UnknownVersion(_) => "unknown_version",
-            Refused::UnknownKind(_) => "unknown_kind",
-            Refused::BadType(_) => "bad_type",
-            Refused::BadShape => "bad_shape",
-            Refused::BadLength { .. } => "bad_length",
-            Refused::OtherShape => "other_shape",
-            Refused::OtherPublisher => "other_publisher",
-            Refused::BadParts => "bad_parts",
+            Refused::TooShort => 0,
+            Refused::BadMagic => 1,
+            Refused::UnknownVersion(_) => 2,
+            Refused::UnknownKind(_) => 3,
+            Refused::BadType(_) => 4,
+            Refused::BadShape => 5,
+            Refused::BadLength { .. } => 6,
+            Refused::OtherShape => 7,
+            Refused::OtherPublisher => 8,
+            Refused::BadParts => 9,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Requests and connection records: the JSON in Redis by which an owner and a client find each other.
 //!
 //! Python peers read and write the plain fields; ours adds `dao`, which they ignore:
-//! `{"wire": 1, "boot": "<16 hex digits>", "keywords": 3}`. A record with it has a publisher that also serves
-//! [`crate::naming::TOPIC_DAO`].
+//! `{"wire": 1, "boot": "<16 hex digits>", "shape": [64, 64], "dtype": "uint16", "keywords": 3}`. A record with it has
+//! a publisher that also serves [`crate::naming::TOPIC_DAO`]; shape and type are that publisher's, where the registry's
+//! may be a second older or newer.
 
 use crate::dtype::{DType, Shape};
 use crate::naming;
@@ -27,8 +28,38 @@ pub struct RecordExtras {
     pub wire: u16,
     /// The publisher's boot id, as in every header.
     pub boot_id: u64,
+    /// Shape of its frames.
+    pub shape: Shape,
+    /// Type of their elements.
+    pub dtype: DType,
     /// Keywords of the segment.
     pub keywords: u16,
+}
+
+impl RecordExtras {
+    fn to_value(self) -> Value {
+        json!({
+            "wire": self.wire,
+            "boot": format!("{:016x}", self.boot_id),
+            "shape": self.shape.axes(),
+            "dtype": self.dtype.name(),
+            "keywords": self.keywords,
+        })
+    }
+
+    fn from_map(dao: &Map<String, Value>) -> Result<RecordExtras, String> {
+        let small = |field: &str| {
+            let number = dao.get(field).and_then(Value::as_u64).and_then(|number| u16::try_from(number).ok());
+            number.ok_or_else(|| format!("field '{field}' is missing or no small number"))
+        };
+        Ok(RecordExtras {
+            wire: small("wire")?,
+            boot_id: u64::from_str_radix(string(dao, "boot")?, 16).map_err(|_| "field 'boot' is no number")?,
+            shape: shape_from_value(dao.get("shape").unwrap_or(&Value::Null))?,
+            dtype: parse_dtype(string(dao, "dtype")?)?,
+            keywords: small("keywords")?.min(crate::limits::KEYWORDS_MAX),
+        })
+    }
 }
 
 /// One entry of `dao:machines:<host>:shm:<name>:connections`: who is served, and where.
@@ -129,34 +160,14 @@ impl Record {
             "client_pub_port": self.client_pub_port,
         });
         if let Some(extras) = &self.extras {
-            value["dao"] = json!({
-                "wire": extras.wire,
-                "boot": format!("{:016x}", extras.boot_id),
-                "keywords": extras.keywords,
-            });
+            value["dao"] = extras.to_value();
         }
         value
     }
 
     fn from_value(value: &Value) -> Result<Record, String> {
         let map = value.as_object().ok_or("a record is no JSON object")?;
-        let extras = match map.get("dao").and_then(Value::as_object) {
-            None => None,
-            Some(dao) => Some(RecordExtras {
-                wire: dao
-                    .get("wire")
-                    .and_then(Value::as_u64)
-                    .and_then(|n| u16::try_from(n).ok())
-                    .unwrap_or(0),
-                boot_id: u64::from_str_radix(string(dao, "boot")?, 16)
-                    .map_err(|_| "field 'boot' is no number")?,
-                keywords: dao
-                    .get("keywords")
-                    .and_then(Value::as_u64)
-                    .and_then(|n| u16::try_from(n).ok())
-                    .unwrap_or(0),
-            }),
-        };
+        let extras = map.get("dao").and_then(Value::as_object).map(RecordExtras::from_map).transpose()?;
         Ok(Record {
             server_ip: ip(map, "server_ip")?,
             port: port(map, "port")?.ok_or("field 'port' is missing")?,
@@ -197,7 +208,10 @@ pub fn dimensions_to_json(shape: &Shape) -> String {
 
 /// Reads `dimensions`.
 pub fn parse_dimensions(text: &str) -> Result<Shape, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?;
+    shape_from_value(&serde_json::from_str(text).map_err(|error| format!("it is no JSON: {error}"))?)
+}
+
+fn shape_from_value(value: &Value) -> Result<Shape, String> {
     let array = value.as_array().filter(|array| array.len() <= 3).ok_or("it is no array of 1 to 3 axes")?;
     let axes: Option<Vec<u32>> = array.iter().map(|axis| u32::try_from(axis.as_u64()?).ok()).collect();
     Shape::new(&axes.ok_or("an axis is no number")?)
@@ -237,7 +251,13 @@ mod tests {
 
     #[test]
     fn our_extras_come_back() {
-        let ours = record(Some(RecordExtras { wire: 1, boot_id: u64::MAX - 3, keywords: 3 }));
+        let ours = record(Some(RecordExtras {
+            wire: 1,
+            boot_id: u64::MAX - 3,
+            shape: Shape::new(&[8, 6]).unwrap(),
+            dtype: DType::C64,
+            keywords: 3,
+        }));
         let text = Record::list_to_json(std::slice::from_ref(&ours));
         assert_eq!(Record::parse_list(&text).unwrap().0, vec![ours]);
     }

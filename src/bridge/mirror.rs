@@ -1,0 +1,184 @@
+//! The network to one mirror segment: receives privately, checks, then writes as the library writes.
+
+use crate::bridge::sockets::SubSocket;
+use crate::bridge::stats::{MirrorStats, RateMeter};
+use crate::bridge::worker::{Ended, Worker};
+use crate::limits;
+use crate::log::Repeats;
+use crate::naming::TOPIC_DAO;
+use crate::os::clock;
+use crate::shm::{FrameMeta, Writer};
+use crate::wire::frame::{FrameHeader, FrameKind, Refused};
+use crate::wire::loss::{Arrival, Ledger};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// A mirror that woke up late writes what has queued, in order, for so long; then only the newest.
+const CATCH_UP_NS: i64 = 2_000_000;
+/// The mirror's own file is looked at so often: somebody may have removed it.
+const FILE_CHECK_NS: i64 = 500_000_000;
+/// The current frame is asked for again at most so often.
+const ASK_AGAIN_NS: i64 = 250_000_000;
+
+/// Where a mirror gets its frames from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The owner's address, from `dao:machines:<host>:ip`.
+    pub ip: Ipv4Addr,
+    /// The port of our connection record.
+    pub port: u16,
+    /// The publisher that the record names. Frames of another one at the same port are not for us.
+    pub boot_id: u64,
+}
+
+/// One mirror. Runs on its `dao-mir-<name>` thread alone.
+pub struct Mirror {
+    socket: SubSocket,
+    source: Source,
+    writer: Writer,
+    ledger: Ledger,
+    stats: Arc<MirrorStats>,
+    body: zmq::Message,
+    keywords: zmq::Message,
+    rate: RateMeter,
+    refusals: Repeats,
+    next_check_ns: i64,
+    next_ask_ns: i64,
+}
+
+impl Mirror {
+    /// Connects, in the background, to the source; frames go to `writer`.
+    pub fn new(
+        context: &zmq::Context,
+        source: Source,
+        writer: Writer,
+        stats: Arc<MirrorStats>,
+    ) -> zmq::Result<Mirror> {
+        let frame_bytes = writer.segment().spec().frame_bytes();
+        Ok(Mirror {
+            socket: SubSocket::connect(context, source.ip, source.port, TOPIC_DAO, frame_bytes)?,
+            source,
+            writer,
+            ledger: Ledger::default(),
+            stats,
+            body: zmq::Message::new(),
+            keywords: zmq::Message::new(),
+            rate: RateMeter::default(),
+            refusals: Repeats::new(Duration::from_secs(60)),
+            next_check_ns: 0,
+            next_ask_ns: 0,
+        })
+    }
+
+    /// Checks a message of `parts` parts against itself and the mirror.
+    fn check(&self, parts: usize) -> Result<FrameHeader, Refused> {
+        if parts < 2 {
+            return Err(Refused::BadParts);
+        }
+        let header = FrameHeader::decode(&self.body)?;
+        let spec = self.writer.segment().spec();
+        if header.boot_id != self.source.boot_id {
+            return Err(Refused::OtherPublisher);
+        }
+        if header.shape != spec.shape || header.dtype != spec.dtype {
+            return Err(Refused::OtherShape);
+        }
+        if parts != if header.keywords_follow { 3 } else { 2 } {
+            return Err(Refused::BadParts);
+        }
+        let keyword_bytes = usize::from(header.keywords) * 120;
+        if header.keywords_follow && self.keywords.len() != keyword_bytes {
+            return Err(Refused::BadLength { expected: keyword_bytes as u64, got: self.keywords.len() as u64 });
+        }
+        Ok(header)
+    }
+
+    fn on_message(&mut self, parts: usize, skip: impl FnOnce(&SubSocket) -> bool) -> Result<(), Ended> {
+        let header = match self.check(parts) {
+            Ok(header) => header,
+            Err(refused) => {
+                if let Some(count) = self.stats.refused.get(refused.index()) {
+                    count.fetch_add(1, Relaxed);
+                }
+                if let Some(left_out) = self.refusals.due(refused.label()) {
+                    crate::warn!("a message was refused: {refused} ({left_out} more of this kind since the last line)");
+                }
+                return Ok(());
+            }
+        };
+        let now_ns = clock::monotonic_ns();
+        self.stats.last_heard_ns.store(now_ns, Relaxed);
+        let arrival = self.ledger.on_message(&header);
+        self.stats.set_lost(&self.ledger.lost);
+        match arrival {
+            Arrival::New if skip(&self.socket) => {
+                self.stats.mirror_busy.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Arrival::New => self.publish(&header),
+            Arrival::Repeated => {
+                // Meant for a newer subscriber, who gets the keywords with it; they may be news to us as well.
+                self.stats.repeated.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Arrival::Behind if now_ns >= self.next_ask_ns => {
+                self.next_ask_ns = now_ns + ASK_AGAIN_NS;
+                self.socket.ask_again().map_err(|error| Ended::Socket(error.to_string()))
+            }
+            Arrival::Behind | Arrival::Quiet => Ok(()),
+        }
+    }
+
+    /// The frame becomes visible, whole: pixels under `write = 1`, then the marks, then the semaphores.
+    fn publish(&mut self, header: &FrameHeader) -> Result<(), Ended> {
+        let FrameKind::Frame = header.kind else { return Ok(()) };
+        let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
+        if header.keywords_follow {
+            self.writer.set_keywords_raw(&self.keywords);
+        }
+        let meta =
+            FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns };
+        self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;
+        let latency_ns = clock::realtime_ns() - header.atime_ns;
+        self.stats.latency.record(latency_ns.max(0) as u64);
+        self.stats.source_counter.store(header.cnt0, Relaxed);
+        self.stats.last_frame_ns.store(clock::monotonic_ns(), Relaxed);
+        self.stats.frames.fetch_add(1, Relaxed); // last: whoever sees the count may read the mirror
+        Ok(())
+    }
+
+    fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
+        if now_ns >= self.next_check_ns {
+            self.next_check_ns = now_ns + FILE_CHECK_NS;
+            let segment = self.writer.segment();
+            if segment.lost() || segment.replaced() {
+                return Err(Ended::SegmentGone);
+            }
+            self.rate.tick(now_ns, self.stats.frames.load(Relaxed), &self.stats.rate);
+        }
+        Ok(())
+    }
+}
+
+impl Worker for Mirror {
+    fn do_work(&mut self) -> Result<usize, Ended> {
+        let begun_ns = clock::monotonic_ns();
+        self.housekeeping(begun_ns)?;
+        let mut messages = 0;
+        // Bounded, so that a peer that floods us cannot keep us from being stopped.
+        while messages < 4 * limits::QUEUE_FRAMES_MAX {
+            let received = self.socket.receive(&mut self.body, &mut self.keywords);
+            let Some(parts) = received.map_err(|error| Ended::Socket(error.to_string()))? else { break };
+            messages += 1;
+            let late = clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
+            self.on_message(parts, |socket| late && socket.waiting())?;
+        }
+        Ok(messages)
+    }
+
+    fn park(&mut self, time: Duration) {
+        self.socket.wait(time);
+    }
+}

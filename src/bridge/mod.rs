@@ -1,0 +1,11 @@
+//! The data plane: publishers (segment to network), mirrors (network to segment), and the loop that runs them.
+//! Knows nothing of Redis or of the central state.
+//!
+//! On a frame's way there is no lock, no allocation of ours, no log line, and one copy of ours on each side.
+
+pub mod backoff;
+pub mod mirror;
+pub mod publisher;
+pub mod sockets;
+pub mod stats;
+pub mod worker;

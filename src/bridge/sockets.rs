@@ -1,0 +1,266 @@
+//! The ZMQ sockets of a stream, with every option set before they bind or connect. `spec`-wise nothing of ours: the
+//! reasons are libzmq's, beside each option.
+
+use crate::limits;
+use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
+use crate::os::zmq_ext::{SendPool, set_xpub_nodrop};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Frames that may wait for one subscriber: about a megabyte of them, but neither so few that an idle link loses
+/// frames nor so many that a slow subscriber gets old ones.
+pub fn queue_frames(frame_bytes: usize) -> usize {
+    (limits::QUEUE_BYTES / frame_bytes.max(1)).clamp(limits::QUEUE_FRAMES_MIN, limits::QUEUE_FRAMES_MAX)
+}
+
+fn set_common(socket: &zmq::Socket, frame_bytes: usize) -> zmq::Result<()> {
+    let (smallest, largest) = limits::SOCKET_BUFFER_BYTES;
+    let buffer_bytes = (2 * frame_bytes).clamp(smallest, largest) as i32;
+    let queue = queue_frames(frame_bytes) as i32;
+    socket.set_linger(0)?; // what is unsent at close is old
+    socket.set_sndhwm(queue)?;
+    socket.set_rcvhwm(queue)?;
+    // The kernel's default buffers hold thousands of small frames, all of them old after a stall.
+    socket.set_sndbuf(buffer_bytes)?;
+    socket.set_rcvbuf(buffer_bytes)?;
+    // The only defence against a half-open link. The time-out runs during a long transfer too.
+    socket.set_heartbeat_ivl(1_000)?;
+    let transfer_ms = frame_bytes / 10_000; // ten frames at 100 MB/s
+    socket.set_heartbeat_timeout(transfer_ms.clamp(3_000, 60_000) as i32)?;
+    socket.set_reconnect_ivl(100)?;
+    socket.set_reconnect_ivl_max(2_000)?;
+    socket.set_tcp_keepalive(1)
+}
+
+/// Which of the two wires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Topics {
+    /// Ours.
+    pub dao: bool,
+    /// The Python daemon's.
+    pub python: bool,
+}
+
+/// How a send went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// Every subscriber's queue took it.
+    ToAll,
+    /// Some subscriber's queue was full; the others have it.
+    NotToAll,
+}
+
+/// The XPUB socket of one segment.
+pub struct PubSocket {
+    socket: zmq::Socket,
+    port: u16,
+    /// What was subscribed and is a prefix of a topic of ours: bounded by the topics' lengths.
+    prefixes: BTreeSet<Vec<u8>>,
+}
+
+impl PubSocket {
+    /// Binds the first of these ports that the operating system gives.
+    pub fn bind(
+        context: &zmq::Context,
+        ip: Ipv4Addr,
+        ports: impl Iterator<Item = u16>,
+        frame_bytes: usize,
+    ) -> Result<PubSocket, String> {
+        let open = || {
+            let mut socket = context.socket(zmq::XPUB)?;
+            set_common(&socket, frame_bytes)?;
+            socket.set_maxmsgsize(1_024)?; // subscribers send us subscriptions, nothing else
+            socket.set_xpub_verbose(true)?; // tell of every subscriber, not only of a topic's first
+            set_xpub_nodrop(&mut socket, true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|error: zmq::Error| format!("no socket: {error}"))?;
+        let mut refused = String::from("no port to try");
+        for port in ports {
+            match socket.bind(&format!("tcp://{ip}:{port}")) {
+                Ok(()) => return Ok(PubSocket { socket, port, prefixes: BTreeSet::new() }),
+                Err(error @ (zmq::Error::EADDRINUSE | zmq::Error::EACCES)) => {
+                    refused = format!("port {port}: {error}");
+                }
+                Err(error) => return Err(format!("{ip}:{port}: {error}")),
+            }
+        }
+        Err(format!("no free port on {ip}; the last one tried was {refused}"))
+    }
+
+    /// The bound port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What somebody subscribes to, as far as was asked.
+    pub fn subscribed(&self) -> Topics {
+        let any = |topic: &str| self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix));
+        Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON) }
+    }
+
+    /// Takes the subscriptions that have come, and says which topics have a new subscriber. A PUB socket learns of
+    /// subscribers, dead peers and freed queues only when it is asked or sends.
+    pub fn take_subscriptions(&mut self) -> Topics {
+        let mut new = Topics::default();
+        let waiting = self.socket.get_events().unwrap_or(zmq::PollEvents::empty());
+        if !waiting.contains(zmq::POLLIN) {
+            return new;
+        }
+        // Bounded, so that a peer that floods us costs us no frame.
+        for _ in 0..64 {
+            let Ok(message) = self.socket.recv_msg(zmq::DONTWAIT) else { break };
+            let Some((&subscribes, prefix)) = message.split_first() else { continue };
+            let dao = TOPIC_DAO.as_bytes().starts_with(prefix);
+            let python = TOPIC_PYTHON.as_bytes().starts_with(prefix);
+            if !dao && !python {
+                continue;
+            }
+            if subscribes == 1 {
+                self.prefixes.insert(prefix.to_vec());
+                new = Topics { dao: new.dao | dao, python: new.python | python };
+            } else {
+                self.prefixes.remove(prefix);
+            }
+        }
+        new
+    }
+
+    /// Sends one message: topic, a range of the pool's buffer, and perhaps a third part. Never waits.
+    pub fn send(
+        &mut self,
+        topic: &str,
+        pool: &SendPool,
+        buffer: usize,
+        range: Range<usize>,
+        third: Option<&[u8]>,
+    ) -> zmq::Result<Sent> {
+        // Credit for what subscribers have taken comes back only when asked for; without this call a short queue
+        // drops half of the frames of an idle link.
+        self.socket.get_events()?;
+        let more = zmq::DONTWAIT | zmq::SNDMORE;
+        let mut sent = Sent::ToAll;
+        match self.socket.send(topic, more) {
+            Err(zmq::Error::EAGAIN) => {
+                // Somebody's queue is full. The others get the frame all the same.
+                sent = Sent::NotToAll;
+                set_xpub_nodrop(&mut self.socket, false)?;
+                self.socket.send(topic, more)?;
+            }
+            other => other?,
+        }
+        // Behind the first part the message is let through whole, whatever the queues.
+        let body_flags = if third.is_some() { more } else { zmq::DONTWAIT };
+        pool.send(&mut self.socket, buffer, range, body_flags)?;
+        if let Some(bytes) = third {
+            self.socket.send(bytes, zmq::DONTWAIT)?;
+        }
+        if sent == Sent::NotToAll {
+            set_xpub_nodrop(&mut self.socket, true)?;
+        }
+        Ok(sent)
+    }
+}
+
+impl PubSocket {
+    /// Sends a small message, copied by libzmq, to those whose queue has room. Never waits.
+    pub fn send_small(&mut self, topic: &str, body: &[u8]) -> zmq::Result<()> {
+        self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)?;
+        self.socket.send(body, zmq::DONTWAIT)
+    }
+}
+
+/// The SUB socket of one mirror.
+pub struct SubSocket {
+    socket: zmq::Socket,
+    topic: &'static str,
+    topic_part: zmq::Message,
+}
+
+impl SubSocket {
+    /// Connects, in the background, to `tcp://<ip>:<port>`, and takes only this topic.
+    pub fn connect(
+        context: &zmq::Context,
+        ip: Ipv4Addr,
+        port: u16,
+        topic: &'static str,
+        frame_bytes: usize,
+    ) -> zmq::Result<SubSocket> {
+        let socket = context.socket(zmq::SUB)?;
+        set_common(&socket, frame_bytes)?;
+        // libzmq allocates what a peer's length says: our frame, its header and room, or the keywords.
+        let most = frame_bytes + 4_096;
+        let keywords = usize::from(limits::KEYWORDS_MAX) * 120;
+        socket.set_maxmsgsize(most.max(keywords) as i64)?;
+        socket.set_subscribe(topic.as_bytes())?;
+        socket.connect(&format!("tcp://{ip}:{port}"))?;
+        Ok(SubSocket { socket, topic, topic_part: zmq::Message::new() })
+    }
+
+    /// Asks the owner for the current frame: it sends it to every new subscriber.
+    pub fn ask_again(&self) -> zmq::Result<()> {
+        self.socket.set_unsubscribe(self.topic.as_bytes())?;
+        self.socket.set_subscribe(self.topic.as_bytes())
+    }
+
+    /// Is a message waiting?
+    pub fn waiting(&self) -> bool {
+        self.socket.get_events().is_ok_and(|events| events.contains(zmq::POLLIN))
+    }
+
+    /// Takes the next message without waiting: `body` and, where there is one, `third`. `None`: nothing has come.
+    /// `Some(n)`: a message of `n` parts, of which more than three are read and dropped.
+    pub fn receive(&mut self, body: &mut zmq::Message, third: &mut zmq::Message) -> zmq::Result<Option<usize>> {
+        match self.socket.recv(&mut self.topic_part, zmq::DONTWAIT) {
+            Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(None),
+            other => other?,
+        }
+        let mut parts = 1;
+        let mut more = self.topic_part.get_more();
+        let mut rest = zmq::Message::new();
+        while more {
+            let part = match parts {
+                1 => &mut *body,
+                2 => &mut *third,
+                _ => &mut rest,
+            };
+            // The parts of a message arrive together.
+            self.socket.recv(part, zmq::DONTWAIT)?;
+            more = part.get_more();
+            parts += 1;
+        }
+        Ok(Some(parts))
+    }
+
+    /// Waits in the kernel for a message, at most this long.
+    pub fn wait(&self, time: Duration) {
+        // An interrupted wait is a short wait.
+        let _ = self.socket.poll(zmq::POLLIN, time.as_millis().min(1_000) as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_in_use_is_skipped() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let context = zmq::Context::new();
+        let ports = [port, port.checked_add(1).unwrap_or(20_000), 0].into_iter().take(2).chain(30_000..31_000);
+        let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, ports, 100).unwrap();
+        assert_ne!(socket.port(), port);
+        let error = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, [port].into_iter(), 100).err().unwrap();
+        assert!(error.contains(&port.to_string()), "{error}");
+    }
+
+    #[test]
+    fn queues_hold_about_a_megabyte_within_their_bounds() {
+        assert_eq!(queue_frames(64), limits::QUEUE_FRAMES_MAX);
+        assert_eq!(queue_frames(64 * 1024), 16);
+        assert_eq!(queue_frames(16 << 20), limits::QUEUE_FRAMES_MIN);
+    }
+}

@@ -1,0 +1,145 @@
+//! What publishers and mirrors count: relaxed atomics, written by the one worker, read by `status`.
+
+use crate::metrics::Histogram;
+use crate::os::clock;
+use crate::wire::frame::Refused;
+use crate::wire::loss::Lost;
+use serde_json::{Map, Value, json};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+/// Frames a second, measured over about a second each time.
+#[derive(Debug, Default)]
+pub struct Rate {
+    millihertz: AtomicU64,
+}
+
+/// The worker's side of a [`Rate`].
+#[derive(Debug, Default)]
+pub struct RateMeter {
+    since_ns: i64,
+    frames: u64,
+}
+
+impl RateMeter {
+    /// Called now and then, at least once a second or so, with the frames so far.
+    pub fn tick(&mut self, now_ns: i64, frames: u64, rate: &Rate) {
+        let elapsed_ns = now_ns - self.since_ns;
+        if self.since_ns != 0 && elapsed_ns < 1_000_000_000 {
+            return;
+        }
+        if self.since_ns != 0 {
+            let millihertz = (frames - self.frames) as f64 * 1e12 / elapsed_ns as f64;
+            rate.millihertz.store(millihertz as u64, Relaxed);
+        }
+        (self.since_ns, self.frames) = (now_ns, frames);
+    }
+}
+
+impl Rate {
+    fn hz(&self) -> f64 {
+        self.millihertz.load(Relaxed) as f64 / 1_000.0
+    }
+}
+
+/// A publisher's counts.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct PublisherStats {
+    pub frames: AtomicU64,
+    /// Overwritten by the source's writer before we had them.
+    pub lapped: AtomicU64,
+    /// Found a full queue, of one subscriber or of all.
+    pub queue_full: AtomicU64,
+    /// Times that a frame could not be copied whole because its writer was at it; it is tried again.
+    pub busy: AtomicU64,
+    /// Sent again for a new subscriber.
+    pub resent: AtomicU64,
+    pub rate: Rate,
+}
+
+impl PublisherStats {
+    /// The fields of `status`.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let value = json!({
+            "frames": self.frames.load(Relaxed),
+            "resent": self.resent.load(Relaxed),
+            "rate_hz": self.rate.hz(),
+            "busy": self.busy.load(Relaxed),
+            "lost": {"lapped": self.lapped.load(Relaxed), "queue_full": self.queue_full.load(Relaxed)},
+        });
+        if let Value::Object(map) = value { map } else { Map::new() }
+    }
+}
+
+/// A mirror's counts.
+#[derive(Default)]
+#[allow(missing_docs)]
+pub struct MirrorStats {
+    pub frames: AtomicU64,
+    pub repeated: AtomicU64,
+    pub lapped: AtomicU64,
+    pub queue_full: AtomicU64,
+    pub transport: AtomicU64,
+    /// Skipped by the mirror itself, which was behind, for a newer one.
+    pub mirror_busy: AtomicU64,
+    pub refused: [AtomicU64; Refused::LABELS.len()],
+    pub rate: Rate,
+    /// Source's atime to the mirror's publication. Across machines it holds their clocks' difference.
+    pub latency: Histogram,
+    /// Monotonic ns, 0 for never.
+    pub last_frame_ns: AtomicI64,
+    pub last_heard_ns: AtomicI64,
+    /// The source's counter of the newest frame.
+    pub source_counter: AtomicU64,
+}
+
+impl MirrorStats {
+    /// Was anything heard of the owner lately?
+    pub fn connected(&self) -> bool {
+        let heard_ns = self.last_heard_ns.load(Relaxed);
+        heard_ns != 0 && clock::monotonic_ns() - heard_ns < crate::limits::LINK_SILENT_MAX.as_nanos() as i64
+    }
+
+    /// Copies the ledger's sums, which the worker keeps without atomics.
+    pub fn set_lost(&self, lost: &Lost) {
+        self.lapped.store(lost.lapped, Relaxed);
+        self.queue_full.store(lost.queue_full, Relaxed);
+        self.transport.store(lost.transport, Relaxed);
+    }
+
+    /// The fields of `status`: `lost` by cause, `age_us` since the newest frame arrived (this machine's clock alone),
+    /// `latency_us` from the source's write to the mirror's publication since the start of the mirror.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let last_frame_ns = self.last_frame_ns.load(Relaxed);
+        let age_us = (last_frame_ns != 0).then(|| (clock::monotonic_ns() - last_frame_ns).max(0) / 1_000);
+        let refused: Map<String, Value> = Refused::LABELS
+            .iter()
+            .zip(&self.refused)
+            .map(|(label, count)| (*label, count.load(Relaxed)))
+            .filter(|(_, count)| *count > 0)
+            .map(|(label, count)| (label.to_owned(), json!(count)))
+            .collect();
+        let latency = self.latency.snapshot();
+        let value = json!({
+            "connected": self.connected(),
+            "frames": self.frames.load(Relaxed),
+            "lost": {
+                "lapped": self.lapped.load(Relaxed),
+                "queue_full": self.queue_full.load(Relaxed),
+                "transport": self.transport.load(Relaxed),
+                "mirror_busy": self.mirror_busy.load(Relaxed),
+            },
+            "repeated": self.repeated.load(Relaxed),
+            "refused": refused,
+            "rate_hz": self.rate.hz(),
+            "age_us": age_us,
+            "latency_us": {
+                "p50": Histogram::quantile_us(&latency, 0.5),
+                "p99": Histogram::quantile_us(&latency, 0.99),
+                "max": Histogram::quantile_us(&latency, 1.0),
+            },
+            "source_counter": self.source_counter.load(Relaxed),
+        });
+        if let Value::Object(map) = value { map } else { Map::new() }
+    }
+}

@@ -1,0 +1,99 @@
+//! The one loop that runs publishers and mirrors: work, else idle, until stopped or ended.
+
+use crate::bridge::backoff::{Backoff, Idle, Policy};
+use crate::os::threads::{Handle, Stop, spawn};
+use std::fmt;
+use std::time::Duration;
+
+/// Why a worker ended by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The segment's file was removed, replaced, or cut short.
+    SegmentGone,
+    /// The segment has another shape or type now.
+    ShapeChanged,
+    /// The socket failed for good.
+    Socket(String),
+    /// The thread panicked.
+    Panicked(String),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::SegmentGone => write!(f, "its segment was removed or replaced"),
+            Ended::ShapeChanged => write!(f, "its segment changed shape or type"),
+            Ended::Socket(why) => write!(f, "its socket failed: {why}"),
+            Ended::Panicked(why) => write!(f, "its thread panicked: {why}"),
+        }
+    }
+}
+
+/// Something that is called again and again. Tests call `do_work` by hand.
+pub trait Worker: Send {
+    /// Does what there is to do without waiting; how many items it was. `Err` ends the worker.
+    fn do_work(&mut self) -> Result<usize, Ended>;
+
+    /// Waits where `do_work` had nothing to do: until this time is over, or something has come.
+    fn park(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}
+
+/// Runs a worker on a thread of this name until it is stopped or ends. `on_end` hears of an end by itself, on that
+/// thread; it is not called for a stop.
+pub fn run(
+    name: &str,
+    policy: Policy,
+    mut worker: impl Worker + 'static,
+    on_end: impl FnOnce(Ended) + Send + Clone + 'static,
+) -> std::io::Result<Handle> {
+    let on_panic = on_end.clone();
+    let body = move |stop: &Stop| {
+        crate::os::clock::precise_sleeps();
+        let mut backoff = Backoff::new(policy);
+        while !stop.is_set() {
+            match worker.do_work() {
+                Err(ended) => {
+                    drop(worker); // its port is free before anybody hears of the end
+                    return on_end(ended);
+                }
+                Ok(0) => match backoff.next() {
+                    Idle::Spin => std::hint::spin_loop(),
+                    Idle::Yield => std::thread::yield_now(),
+                    Idle::Park(time) => worker.park(time),
+                },
+                Ok(_) => backoff.reset(),
+            }
+        }
+    };
+    spawn(name, Stop::new(), body, move |said| on_panic(Ended::Panicked(said)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    struct Countdown(usize);
+
+    impl Worker for Countdown {
+        fn do_work(&mut self) -> Result<usize, Ended> {
+            self.0 = self.0.checked_sub(1).ok_or(Ended::SegmentGone)?;
+            assert!(self.0 != 13, "thirteen");
+            Ok(1)
+        }
+    }
+
+    #[test]
+    fn an_end_and_a_panic_are_both_told() {
+        for (start, expected) in [(5, Ended::SegmentGone), (20, Ended::Panicked("thirteen".into()))] {
+            let (sender, receiver) = mpsc::channel();
+            let handle = run("w", super::super::backoff::MIRROR, Countdown(start), move |ended| {
+                sender.send(ended).unwrap();
+            });
+            assert_eq!(receiver.recv().unwrap(), expected);
+            handle.unwrap().join_within(Duration::from_secs(10)).unwrap();
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The threads that look at something now and then: each is one function here, named as its thread.
+
+use crate::control::commands::{Command, Commands};
+use crate::control::executor::lock;
+use crate::control::redis_link::{Health, open_for_messages};
+use crate::control::registry::Registry;
+use crate::control::roles::Watch;
+use crate::control::state::{State, StreamKey};
+use crate::dtype::{DType, Shape};
+use crate::error::Result;
+use crate::limits;
+use crate::metrics;
+use crate::naming::{host_name, key, segment_name};
+use crate::os::threads::Stop;
+use crate::settings::{Role, Settings};
+use crate::shm;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What every thread of the control plane may use.
+pub struct Shared {
+    /// What the daemon was told.
+    pub settings: Settings,
+    /// The central state; only `dao-command` changes it.
+    pub state: Arc<Mutex<State>>,
+    /// The queue to `dao-command`.
+    pub commands: Commands,
+    /// How Redis does.
+    pub health: Arc<Health>,
+    /// Is this machine to stand in the registry? Cleared by a deregistration of our own.
+    pub registered: AtomicBool,
+    /// Segment files that cannot be served: name of the file, why. For `status`.
+    pub refused_files: Mutex<BTreeMap<String, String>>,
+}
+
+impl Shared {
+    /// A registry of the caller's own, not connected yet.
+    pub fn registry(&self) -> Registry {
+        Registry::new(&self.settings, Arc::clone(&self.health))
+    }
+
+    /// Is this machine to stand in the registry?
+    pub fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Acquire) // paired with the stores in operations
+    }
+}
+
+/// `dao-heartbeat`: rewrites last_connect every interval.
+pub fn heartbeat(shared: &Shared, stop: &Stop) {
+    let mut registry = shared.registry();
+    let interval = shared.settings.heartbeat_interval;
+    loop {
+        let failed = shared.is_registered() && registry.beat(&shared.settings.hostname).is_err();
+        // After a failure sooner: Redis may be back long before the next beat is due.
+        if stop.wait(if failed { interval.min(Duration::from_secs(1)) } else { interval }) {
+            return;
+        }
+    }
+}
+
+/// What `dao-shm-sync` knows of the registry's view of our segments.
+struct Synchronized {
+    /// As they stand in Redis. `None`: unknown, all of it is written again.
+    entries: Option<BTreeMap<String, (Shape, DType)>>,
+    /// Names of an earlier run that may still stand there.
+    leftover: BTreeSet<String>,
+    passes: u64,
+}
+
+/// `dao-shm-sync`: local segments against the registry, once a second. `leftover`: what an earlier run registered.
+pub fn shm_sync(shared: &Shared, leftover: BTreeSet<String>, stop: &Stop) {
+    let mut registry = shared.registry();
+    let mut synchronized = Synchronized { entries: None, leftover, passes: 0 };
+    loop {
+        let found = scan(shared);
+        let files: BTreeMap<String, PathBuf> = found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
+        // A full queue: the next pass tells again.
+        let _ = shared.commands.offer(Command::LocalSegments(files));
+        if shared.is_registered() {
+            let specs = found.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
+            if synchronize(shared, &mut registry, &mut synchronized, specs).is_err() {
+                synchronized.entries = None; // who knows what stands there now
+            }
+        } else {
+            synchronized.entries = None;
+        }
+        if stop.wait(limits::SHM_SYNC_INTERVAL) {
+            return;
+        }
+    }
+}
+
+/// The segments that can be served. What cannot is said once for each reason.
+fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
+    let directory = &shared.settings.shm_dir;
+    let mut good = BTreeMap::new();
+    let mut bad = BTreeMap::new();
+    match shm::scan(directory) {
+        Err(error) => drop(bad.insert(directory.display().to_string(), format!("it cannot be read: {error}"))),
+        Ok(entries) => {
+            for entry in entries {
+                let usable = entry.name.and_then(|name| match entry.facts {
+                    Ok(facts) => Ok((name, facts)),
+                    Err(error) => Err(error.to_string()),
+                });
+                match usable {
+                    Ok((name, _)) if good.contains_key(&name) => {
+                        bad.insert(entry.file_name, format!("another file is registered as '{name}' already"));
+                    }
+                    Ok((name, facts)) => {
+                        good.insert(name, (facts.path, (facts.spec.shape, facts.spec.dtype)));
+                    }
+                    Err(why) => drop(bad.insert(entry.file_name, why)),
+                }
+            }
+        }
+    }
+    let mut said = shared.refused_files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for (file, why) in &bad {
+        if said.get(file) != Some(why) {
+            metrics::SEGMENT_FILES_REFUSED.add(1);
+            crate::warn!("{} is not served: {why}", file.escape_debug());
+        }
+    }
+    *said = bad;
+    good
+}
+
+fn synchronize(
+    shared: &Shared,
+    registry: &mut Registry,
+    known: &mut Synchronized,
+    found: BTreeMap<String, (Shape, DType)>,
+) -> Result<()> {
+    let me = lock(&shared.state).me.clone();
+    let host = &me.hostname;
+    known.passes += 1;
+    let lost = !registry.machine_is_registered(host, me.ip, me.role.name())?;
+    // The four keys tell of a Redis that was emptied; a key that somebody deleted by hand is found at leisure.
+    let leisurely = known.passes.is_multiple_of(30);
+    let partly_lost = !lost
+        && leisurely
+        && match &known.entries {
+            Some(entries) => !registry.segments_registered(host, &entries.keys().collect::<Vec<_>>())?,
+            None => false,
+        };
+    if lost {
+        crate::info!("the registry does not know this machine (any more): it is registered with all its segments");
+        registry.register_machine(host, me.ip, me.role.name())?;
+    }
+    if lost || partly_lost {
+        known.entries = None;
+        let _ = shared.commands.offer(Command::RegistryLost);
+    }
+    let before = known.entries.take();
+    let changed: BTreeMap<String, (Shape, DType)> = found
+        .iter()
+        .filter(|(name, spec)| before.as_ref().and_then(|before| before.get(*name)) != Some(spec))
+        .map(|(name, spec)| (name.clone(), *spec))
+        .collect();
+    let mut gone: BTreeSet<String> = std::mem::take(&mut known.leftover);
+    gone.extend(before.unwrap_or_default().into_keys());
+    gone.retain(|name| !found.contains_key(name));
+    if let Err(error) = registry.update_segments(host, &changed, &gone) {
+        known.leftover = gone;
+        return Err(error);
+    }
+    for name in changed.keys() {
+        crate::debug!("registered '{name}'");
+    }
+    known.entries = Some(found);
+    Ok(())
+}
+
+/// `dao-conn-monitor`: requests to us and records for us, when woken or every two seconds; our heartbeats as a client.
+pub fn conn_monitor(shared: &Shared, stop: &Stop) {
+    let mut registry = shared.registry();
+    let mut rounds = Rounds { next_poll: Instant::now(), next_heartbeat: Instant::now() };
+    while !stop.is_set() {
+        // A hint is only a hint: without the channel everything still works, at the pace of polling.
+        let listened = listen(shared, stop, |hint| rounds.go(shared, &mut registry, hint));
+        if let Err(why) = listened {
+            crate::debug!("no wake-ups over Redis: {why}");
+        }
+        rounds.go(shared, &mut registry, None);
+        if stop.wait(Duration::from_millis(500)) {
+            return;
+        }
+    }
+}
+
+/// Listens on our wake channel until stopped or cut off. `on_turn` is called with each hint, and several times a
+/// second without.
+fn listen(
+    shared: &Shared,
+    stop: &Stop,
+    mut on_turn: impl FnMut(Option<&str>),
+) -> std::result::Result<(), String> {
+    let text = |error: redis::RedisError| error.to_string();
+    let mut connection = open_for_messages(&shared.settings)?;
+    let mut messages = connection.as_pubsub();
+    messages.subscribe(key::wake_channel(&shared.settings.hostname)).map_err(text)?;
+    messages.set_read_timeout(Some(Duration::from_millis(100))).map_err(text)?;
+    let mut silent_since = Instant::now();
+    while !stop.is_set() {
+        match messages.get_message() {
+            Ok(message) => {
+                silent_since = Instant::now();
+                on_turn(Some(&String::from_utf8_lossy(message.get_payload_bytes())));
+            }
+            Err(error) if error.is_timeout() => {
+                on_turn(None);
+                // A dead link never says so by itself.
+                if silent_since.elapsed() > Duration::from_secs(5) {
+                    silent_since = Instant::now();
+                    messages.set_read_timeout(Some(limits::REDIS_IO_TIMEOUT)).map_err(text)?;
+                    messages.ping::<redis::Value>().map_err(text)?;
+                    messages.set_read_timeout(Some(Duration::from_millis(100))).map_err(text)?;
+                }
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+struct Rounds {
+    next_poll: Instant,
+    next_heartbeat: Instant,
+}
+
+impl Rounds {
+    fn go(&mut self, shared: &Shared, registry: &mut Registry, hint: Option<&str>) {
+        let now = Instant::now();
+        if let Some(release) = hint.and_then(|hint| hint.strip_prefix("release ")) {
+            let _ = on_release_hint(shared, registry, release);
+        }
+        if now >= self.next_heartbeat {
+            let wanted: Vec<StreamKey> = lock(&shared.state).wanted.keys().cloned().collect();
+            if registry.client_heartbeats(&wanted, &shared.settings.hostname).is_ok() {
+                self.next_heartbeat = now + limits::CLIENT_HEARTBEAT_INTERVAL;
+            }
+        }
+        if hint.is_some() || now >= self.next_poll {
+            let unresolved = lock(&shared.state).unresolved();
+            let interval = if unresolved { limits::RECORD_POLL_INTERVAL } else { limits::REQUEST_POLL_INTERVAL };
+            self.next_poll = now + interval;
+            // Redis away: the link has said so, the next round asks again.
+            let _ = poll(shared, registry);
+        }
+    }
+}
+
+fn poll(shared: &Shared, registry: &mut Registry) -> Result<()> {
+    let state = lock(&shared.state);
+    let names: Vec<String> = state.segments.keys().cloned().collect();
+    let wanted: Vec<StreamKey> = state.wanted.keys().cloned().collect();
+    drop(state);
+    if shared.is_registered() {
+        let requests = registry.requests(&shared.settings.hostname, &names)?;
+        if !requests.is_empty() {
+            let _ = shared.commands.offer(Command::Requests(requests));
+        }
+    }
+    if !wanted.is_empty() {
+        let facts = registry.remote_facts(&wanted)?;
+        let _ = shared.commands.offer(Command::Remote(wanted.into_iter().zip(facts).collect()));
+    }
+    Ok(())
+}
+
+/// `release <name> <client>`: believed only if that client's heartbeat is gone. Who else is there is looked up first,
+/// so that its stream goes on.
+fn on_release_hint(shared: &Shared, registry: &mut Registry, hint: &str) -> Result<()> {
+    let Some((name, client)) = hint.split_once(' ') else { return Ok(()) };
+    if segment_name(name).is_err() || host_name(client).is_err() {
+        return Ok(());
+    }
+    let host = &shared.settings.hostname;
+    let ages = registry.clients_with_heartbeat(host, name)?;
+    if ages.iter().any(|entry| entry.client == client) {
+        return Ok(());
+    }
+    shared.commands.offer(Command::ClientAges { name: name.to_owned(), ages, all: true })?;
+    shared.commands.offer(Command::ClientGone { name: name.to_owned(), client: client.to_owned() })
+}
+
+/// `dao-client-hb-monitor`: the heartbeats of our clients, every fifteen seconds.
+pub fn client_hb_monitor(shared: &Shared, stop: &Stop) {
+    let mut registry = shared.registry();
+    while !stop.wait(limits::CLIENT_CHECK_INTERVAL) {
+        let clients: Vec<(String, Vec<String>)> = lock(&shared.state)
+            .clients
+            .iter()
+            .map(|(name, clients)| (name.clone(), clients.keys().cloned().collect()))
+            .collect();
+        for (name, clients) in clients {
+            let Ok(mut ages) = registry.client_ages(&shared.settings.hostname, &name, &clients) else { break };
+            let alive = ages.iter().any(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX));
+            if !alive {
+                // Before a stream ends: somebody in no record may keep it alive.
+                let Ok(everybody) = registry.clients_with_heartbeat(&shared.settings.hostname, &name) else { break };
+                ages.retain(|entry| !everybody.iter().any(|other| other.client == entry.client));
+                ages.extend(everybody);
+            }
+            let _ = shared.commands.offer(Command::ClientAges { name, ages, all: !alive });
+        }
+    }
+}
+
+/// `dao-stale-cleanup`: on the master, machines past their time; also keeps the lease on the master's role.
+pub fn stale_cleanup(shared: &Shared, stop: &Stop) {
+    let me = lock(&shared.state).me.clone();
+    if me.role != Role::Master {
+        return;
+    }
+    let mut registry = shared.registry();
+    let mut watch = Watch::default();
+    let mut next_removal = Instant::now() + limits::STALE_CLEANUP_INTERVAL;
+    let mut warned = false;
+    loop {
+        let ours = registry.lease_master(&me.hostname);
+        if matches!(ours, Ok(false)) && !std::mem::replace(&mut warned, true) {
+            crate::warn!("two masters: another machine holds the master's lease; give one of them --role minion");
+        }
+        if let Err(error) = cleanup_round(&mut registry, &mut watch, &me.hostname, &mut next_removal) {
+            crate::debug!("no clean-up: {error}");
+        }
+        if stop.wait(limits::STALE_CLEANUP_INTERVAL / 3) {
+            return;
+        }
+    }
+}
+
+fn cleanup_round(registry: &mut Registry, watch: &mut Watch, me: &str, next: &mut Instant) -> Result<()> {
+    let machines = registry.machines()?;
+    let (now, redis_now_ns) = (Instant::now(), registry.time_ns()?);
+    watch.observe(&machines, now);
+    if now < *next {
+        return Ok(());
+    }
+    *next = now + limits::STALE_CLEANUP_INTERVAL;
+    for host in watch.dead(&machines, now, redis_now_ns, limits::MACHINE_TTL) {
+        if host != me {
+            let keys = registry.remove_machine(&host)?;
+            metrics::MACHINES_REMOVED.add(1);
+            crate::info!("{host} is silent and was removed from the registry ({keys} keys)");
+        }
+    }
+    Ok(())
+}

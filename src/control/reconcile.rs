@@ -1,0 +1,155 @@
+//! Desired against actual: what is to be done so that they meet. Pure. A start, a lost Redis, a vanished file and a
+//! dead thread are all the same code here.
+
+use crate::bridge::mirror::Source;
+use crate::control::state::{Mirror, Publisher, State, StreamKey, Target};
+use crate::dtype::{DType, Shape};
+use crate::error::{Error, Kind};
+use crate::limits;
+use crate::os::clock;
+use crate::wire::frame::VERSION;
+use crate::wire::record::Record;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// One thing to do, with the Mutex released.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Action {
+    StartPublisher { name: String, path: PathBuf, preferred_port: Option<u16> },
+    StopPublisher { name: String },
+    WriteRecords { name: String, records: Vec<Record> },
+    DeleteRequest { name: String, text: String },
+    Ask { key: StreamKey },
+    StartMirror { key: StreamKey, target: Target },
+    StopMirror { key: StreamKey },
+    RefuseMirror { key: StreamKey, target: Target, why: Error },
+    Forget { key: StreamKey },
+}
+
+/// A client asks at most so often while it has no record.
+const ASK_INTERVAL: Duration = Duration::from_secs(1);
+/// A mirror that hears nothing for so long asks again: the port in its record may be a dead one's.
+const SILENT_BEFORE_ASKING: Duration = Duration::from_secs(5);
+
+impl State {
+    /// What is to be done now.
+    pub fn reconcile(&self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.reconcile_publishers(now, &mut actions);
+        self.reconcile_records(&mut actions);
+        self.reconcile_mirrors(now, &mut actions);
+        actions
+    }
+
+    fn reconcile_publishers(&self, now: Instant, actions: &mut Vec<Action>) {
+        for (name, publisher) in &self.publishers {
+            // A publisher whose file is gone notices by itself, and sooner than the scan.
+            if matches!(publisher, Publisher::Running(_)) && !self.clients.contains_key(name) {
+                actions.push(Action::StopPublisher { name: name.clone() });
+            }
+        }
+        for name in self.clients.keys() {
+            let Some(path) = self.segments.get(name) else { continue };
+            let due = match self.publishers.get(name) {
+                None => true,
+                Some(Publisher::Running(_)) => false,
+                Some(Publisher::Failed { retry_at, .. }) => now >= *retry_at,
+            };
+            if due {
+                let preferred_port = self.ports.get(name).copied();
+                actions.push(Action::StartPublisher { name: name.clone(), path: path.clone(), preferred_port });
+            }
+        }
+    }
+
+    fn reconcile_records(&self, actions: &mut Vec<Action>) {
+        let names: BTreeSet<&String> = self.written.keys().chain(self.publishers.keys()).collect();
+        for name in names {
+            let records = self.desired_records(name);
+            if self.written.get(name).map_or(&[][..], Vec::as_slice) != records {
+                actions.push(Action::WriteRecords { name: name.clone(), records });
+            }
+        }
+        for (name, text) in &self.requests {
+            // Deleted once it is answered, so that a client that sees it gone finds its record.
+            let records = self.desired_records(name);
+            if !records.is_empty() && self.written.get(name) == Some(&records) {
+                actions.push(Action::DeleteRequest { name: name.clone(), text: text.clone() });
+            }
+        }
+    }
+
+    fn reconcile_mirrors(&self, now: Instant, actions: &mut Vec<Action>) {
+        for key in self.mirrors.keys().filter(|key| !self.wanted.contains_key(*key)) {
+            actions.push(Action::StopMirror { key: key.clone() });
+        }
+        for key in self.traces.iter().filter(|key| !self.mirrors.contains_key(*key)) {
+            actions.push(Action::Forget { key: key.clone() });
+        }
+        for (key, wanted) in &self.wanted {
+            let Some(facts) = self.remote.get(key) else { continue };
+            let asked_before = |time| wanted.asked_at.is_none_or(|at| now.duration_since(at) >= time);
+            let mine = facts.records.iter().find(|record| record.client_hostname == self.me.hostname);
+            let (Some(record), Some(ip)) = (mine, facts.ip) else {
+                // Without a record there is somebody to ask only while the segment is registered.
+                if facts.spec.is_some() && asked_before(ASK_INTERVAL) {
+                    actions.push(Action::Ask { key: key.clone() });
+                }
+                continue;
+            };
+            let Some(spec) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(facts.spec) else { continue };
+            let target = match target(record, ip, spec) {
+                Ok(target) => target,
+                Err((target, why)) => {
+                    if !matches!(self.mirrors.get(key), Some(Mirror::Failed { why: old, .. }) if *old == why) {
+                        actions.push(Action::RefuseMirror { key: key.clone(), target, why });
+                    }
+                    continue;
+                }
+            };
+            match self.mirrors.get(key) {
+                None => actions.push(Action::StartMirror { key: key.clone(), target }),
+                Some(Mirror::Failed { target: failed, retry_at, .. }) => {
+                    if *failed != target || now >= *retry_at {
+                        actions.push(Action::StartMirror { key: key.clone(), target });
+                    }
+                }
+                Some(Mirror::Running { target: running, .. }) if *running != target => {
+                    actions.push(Action::StopMirror { key: key.clone() });
+                }
+                Some(Mirror::Running { info, started_at, .. }) => {
+                    let heard_ns = info.stats.last_heard_ns.load(Relaxed);
+                    let silent = if heard_ns == 0 {
+                        now.duration_since(*started_at)
+                    } else {
+                        Duration::from_nanos((clock::monotonic_ns() - heard_ns).max(0) as u64)
+                    };
+                    if silent >= SILENT_BEFORE_ASKING && asked_before(SILENT_BEFORE_ASKING) {
+                        actions.push(Action::Ask { key: key.clone() });
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a record offers, or why it cannot be had.
+fn target(record: &Record, ip: Ipv4Addr, (shape, dtype): (Shape, DType)) -> Result<Target, (Target, Error)> {
+    let (wire, boot_id, keywords) =
+        record.extras.map_or((0, 0, 0), |extras| (extras.wire, extras.boot_id, extras.keywords));
+    let target = Target { source: Source { ip, port: record.port, boot_id }, shape, dtype, keywords };
+    let missing = match wire {
+        _ if record.transport != "zmq" => record.transport.clone(),
+        VERSION => return Ok(target),
+        0 => "python wire".to_owned(),
+        other => format!("wire version {other}"),
+    };
+    Err((target, Error::new(Kind::NotImplemented, format!("{missing} connector not implemented."))))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! One connection to Redis, with a time-out on everything. Each thread has its own; none is shared.
+//!
+//! A connection that failed is dropped and never used again: what it may still deliver belongs to another question.
+
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::metrics;
+use crate::settings::Settings;
+use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult, TcpSettings};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What `status` says of Redis: shared by all links of a daemon.
+#[derive(Default)]
+pub struct Health {
+    last: Mutex<Option<std::result::Result<(), String>>>,
+}
+
+impl Health {
+    fn set(&self, result: std::result::Result<(), String>) {
+        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match (&*last, &result) {
+            (Some(Ok(())) | None, Err(why)) => {
+                metrics::REDIS_DISCONNECTS.add(1);
+                crate::warn!("{why} Streams go on; the registry is brought up to date when Redis is back.");
+            }
+            (Some(Err(_)), Ok(())) => crate::info!("Redis answers again."),
+            _ => {}
+        }
+        *last = Some(result);
+    }
+
+    /// `Ok` while Redis answers, else why it does not.
+    pub fn get(&self) -> std::result::Result<(), String> {
+        let last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        last.clone().unwrap_or_else(|| Err("Redis was not asked yet.".to_owned()))
+    }
+}
+
+/// A link that connects when it is used and reconnects after a failure, not before a pause that grows.
+pub struct RedisLink {
+    client: std::result::Result<Client, String>,
+    endpoint: String,
+    connection: Option<Connection>,
+    health: Arc<Health>,
+    retry_at: Option<Instant>,
+    pause: Duration,
+}
+
+impl RedisLink {
+    /// A link that is not connected yet.
+    pub fn new(settings: &Settings, health: Arc<Health>) -> RedisLink {
+        RedisLink {
+            client: client(settings).map_err(|error| describe(&error)),
+            endpoint: format!("{}:{}", settings.redis_host, settings.redis_port),
+            connection: None,
+            health,
+            retry_at: None,
+            pause: Duration::from_millis(100),
+        }
+    }
+
+    fn unreachable(&self, why: &str) -> Error {
+        Error::new(Kind::Connection, format!("Cannot connect to Redis at {}: {why}", self.endpoint))
+    }
+
+    fn connect(&mut self) -> Result<&mut Connection> {
+        if self.connection.is_none() {
+            if self.retry_at.is_some_and(|at| Instant::now() < at) {
+                return Err(self.unreachable("it failed a moment ago and is tried again soon"));
+            }
+            let opened = match &self.client {
+                Ok(client) => open(client).map_err(|error| describe(&error)),
+                Err(why) => Err(why.clone()),
+            };
+            match opened {
+                Ok(connection) => self.connection = Some(connection),
+                Err(why) => return Err(self.failed(&why)),
+            }
+        }
+        match self.connection.as_mut() {
+            Some(connection) => Ok(connection),
+            None => Err(Error::new(Kind::Connection, "no connection to Redis")),
+        }
+    }
+
+    fn failed(&mut self, why: &str) -> Error {
+        self.connection = None;
+        // Jitter, so that a hundred machines do not come back in step.
+        let jitter = Duration::from_millis(crate::os::clock::random_u64() % 100);
+        self.retry_at = Some(Instant::now() + self.pause + jitter);
+        self.pause = (self.pause * 2).min(limits::REDIS_RETRY_MAX);
+        let error = self.unreachable(why);
+        self.health.set(Err(error.message.clone()));
+        error
+    }
+
+    /// Runs one command, pipeline or transaction. An error of the link drops the connection; one that Redis answered
+    /// with (a wrong type, a refused command) does not.
+    pub fn run<T>(&mut self, work: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T> {
+        let connection = self.connect()?;
+        match work(connection) {
+            Ok(value) => {
+                self.retry_at = None;
+                self.pause = Duration::from_millis(100);
+                self.health.set(Ok(()));
+                Ok(value)
+            }
+            Err(error) if error.code().is_some() => {
+                Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
+            }
+            Err(error) => Err(self.failed(&describe(&error))),
+        }
+    }
+
+    /// Forgets the pause after a failure: for a caller who asks just now.
+    pub fn retry_now(&mut self) {
+        self.retry_at = None;
+    }
+}
+
+fn describe(error: &RedisError) -> String {
+    if error.is_timeout() { "it does not answer in time.".to_owned() } else { format!("{error}.") }
+}
+
+fn client(settings: &Settings) -> RedisResult<Client> {
+    let info = (settings.redis_host.clone(), settings.redis_port).into_connection_info()?;
+    let mut credentials = info.redis_settings().clone().set_skip_set_lib_name();
+    if let Some(password) = &settings.redis_password {
+        credentials = credentials.set_password(password.reveal());
+        if let Some(username) = &settings.redis_username {
+            credentials = credentials.set_username(username);
+        }
+    }
+    Client::open(
+        info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(credentials),
+    )
+}
+
+fn open(client: &Client) -> RedisResult<Connection> {
+    let connection = client.get_connection_with_timeout(limits::REDIS_CONNECT_TIMEOUT)?;
+    connection.set_read_timeout(Some(limits::REDIS_IO_TIMEOUT))?;
+    connection.set_write_timeout(Some(limits::REDIS_IO_TIMEOUT))?;
+    Ok(connection)
+}
+
+/// A connection of its own for pub/sub; the caller sets its read time-out.
+pub fn open_for_messages(settings: &Settings) -> std::result::Result<Connection, String> {
+    client(settings).and_then(|client| open(&client)).map_err(|error| describe(&error))
+}

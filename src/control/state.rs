@@ -1,0 +1,399 @@
+//! The central state: what is desired and what is actual. Pure: no I/O, no clock of its own; events come in through
+//! `on_...`, and [`State::reconcile`] says what to do.
+
+use crate::bridge::mirror::Source;
+use crate::bridge::publisher::Started;
+use crate::bridge::stats::MirrorStats;
+use crate::control::registry::{ClientAge, RemoteFacts};
+use crate::dtype::{DType, Shape};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::naming::mirror_name;
+use crate::settings::Role;
+use crate::wire::frame::VERSION;
+use crate::wire::record::{Record, RecordExtras, Request};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A segment of another machine: its host and its name.
+pub type StreamKey = (String, String);
+
+/// Who this daemon is.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Identity {
+    pub hostname: String,
+    pub ip: Ipv4Addr,
+    pub role: Role,
+}
+
+/// A client of a segment of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Client {
+    /// Unknown for one that only has a heartbeat.
+    pub ip: Option<Ipv4Addr>,
+    pub bidirectional: bool,
+    pub client_pub_port: Option<u16>,
+    /// When it asked last: its heartbeat may take a while to come.
+    pub asked_at: Instant,
+}
+
+/// A publisher as it is.
+#[allow(missing_docs)]
+pub enum Publisher {
+    Running(Started),
+    /// Remembered with its reason; tried again then, not on every tick.
+    Failed {
+        why: String,
+        retry_at: Instant,
+    },
+}
+
+/// What a mirror is made from; another one means another mirror thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Target {
+    pub source: Source,
+    pub shape: Shape,
+    pub dtype: DType,
+    pub keywords: u16,
+}
+
+/// What `get` answers with.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct MirrorInfo {
+    pub path: PathBuf,
+    pub shape: Shape,
+    pub dtype: DType,
+    pub transport: &'static str,
+    pub stats: Arc<MirrorStats>,
+}
+
+/// A mirror as it is.
+#[allow(missing_docs)]
+pub enum Mirror {
+    Running {
+        number: u64,
+        target: Target,
+        info: MirrorInfo,
+        started_at: Instant,
+    },
+    Failed {
+        why: Error,
+        target: Target,
+        retry_at: Instant,
+    },
+}
+
+/// A mirror as it is desired.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Wanted {
+    pub bidirectional: bool,
+    /// A mirror of it has run since somebody asked: from then on it lasts until it is released.
+    pub established: bool,
+    pub asked_at: Option<Instant>,
+}
+
+/// All of it.
+#[allow(missing_docs)]
+pub struct State {
+    pub me: Identity,
+    /// Owner: the local segments that can be served, and their files.
+    pub segments: BTreeMap<String, PathBuf>,
+    /// Owner: who wants which segment. A segment need not exist to be wanted.
+    pub clients: BTreeMap<String, BTreeMap<String, Client>>,
+    pub publishers: BTreeMap<String, Publisher>,
+    /// Owner: the port that a segment was published on last, kept so that peers find it there again.
+    pub ports: BTreeMap<String, u16>,
+    /// Owner: the records that stand in Redis, as far as we know.
+    pub written: BTreeMap<String, Vec<Record>>,
+    /// Owner: the text of requests that are to be deleted once they are answered.
+    pub requests: BTreeMap<String, String>,
+    /// Client: what we want, what the registry says of it, and what there is.
+    pub wanted: BTreeMap<StreamKey, Wanted>,
+    pub remote: BTreeMap<StreamKey, RemoteFacts>,
+    pub mirrors: BTreeMap<StreamKey, Mirror>,
+    /// Client: streams that nobody wants any more and whose traces (file, heartbeat) are still there.
+    pub traces: BTreeSet<StreamKey>,
+}
+
+/// How long a publisher or a mirror that failed is left alone.
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How long one that lost its segment's file is left alone: it is often there again at once.
+pub const REOPEN_AFTER: Duration = Duration::from_millis(200);
+
+impl State {
+    /// Nothing desired, nothing actual.
+    pub fn new(me: Identity) -> State {
+        State {
+            me,
+            segments: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            publishers: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            written: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            traces: BTreeSet::new(),
+        }
+    }
+
+    /// The local segments have been looked at.
+    pub fn on_local_segments(&mut self, segments: BTreeMap<String, PathBuf>) {
+        // One that was away may be served again at once, whatever failed before.
+        self.publishers.retain(|name, publisher| {
+            matches!(publisher, Publisher::Running(_)) || self.segments.contains_key(name) || !segments.contains_key(name)
+        });
+        self.segments = segments;
+    }
+
+    /// A request was found in Redis.
+    pub fn on_request(&mut self, name: String, text: String, request: &Request, now: Instant) -> Result<()> {
+        self.requests.insert(name.clone(), text);
+        if request.transport != "zmq" {
+            let transport = &request.transport;
+            return Err(Error::new(Kind::NotImplemented, format!("{transport} connector not implemented.")));
+        }
+        let clients = self.clients.entry(name.clone()).or_default();
+        if clients.len() >= limits::CLIENTS_MAX && !clients.contains_key(&request.client_hostname) {
+            return Err(Error::new(Kind::Os, format!("segment '{name}' has {} clients already", clients.len())));
+        }
+        let client = Client {
+            ip: Some(request.client_ip),
+            bidirectional: request.bidirectional,
+            client_pub_port: request.client_pub_port,
+            asked_at: now,
+        };
+        clients.insert(request.client_hostname.clone(), client);
+        // Whoever asks although its record stands may have lost sight of it: it is written again.
+        self.written.remove(&name);
+        Ok(())
+    }
+
+    /// Clients of an earlier run, found by their heartbeats.
+    pub fn on_adopt(&mut self, name: String, port: Option<u16>, clients: Vec<String>, now: Instant) {
+        if let Some(port) = port {
+            self.ports.insert(name.clone(), port);
+        }
+        for client in clients {
+            self.on_heartbeat_of_stranger(&name, client, now);
+        }
+    }
+
+    fn on_heartbeat_of_stranger(&mut self, name: &str, client: String, now: Instant) {
+        let clients = self.clients.entry(name.to_owned()).or_default();
+        if clients.len() < limits::CLIENTS_MAX {
+            let stranger = Client { ip: None, bidirectional: false, client_pub_port: None, asked_at: now };
+            clients.entry(client).or_insert(stranger);
+        }
+    }
+
+    /// Heartbeats were looked at. Returns who was evicted.
+    pub fn on_client_ages(&mut self, name: &str, ages: &[ClientAge], all: bool, now: Instant) -> Vec<String> {
+        for living in ages.iter().filter(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX)) {
+            if all {
+                self.on_heartbeat_of_stranger(name, living.client.clone(), now);
+            }
+        }
+        let Some(clients) = self.clients.get_mut(name) else { return Vec::new() };
+        let mut evicted = Vec::new();
+        clients.retain(|client, known| {
+            let Some(entry) = ages.iter().find(|entry| entry.client == *client) else { return true };
+            let silent = entry.age.is_none_or(|age| age > limits::CLIENT_SILENT_MAX);
+            let recent = now.duration_since(known.asked_at) <= limits::CLIENT_SILENT_MAX;
+            let keep = !silent || recent;
+            if !keep {
+                evicted.push(client.clone());
+            }
+            keep
+        });
+        if clients.is_empty() {
+            self.clients.remove(name);
+        }
+        evicted
+    }
+
+    /// A client has left by itself.
+    pub fn on_client_gone(&mut self, name: &str, client: &str) {
+        if let Some(clients) = self.clients.get_mut(name) {
+            clients.remove(client);
+            if clients.is_empty() {
+                self.clients.remove(name);
+            }
+        }
+    }
+
+    /// Redis has lost our keys.
+    pub fn on_registry_lost(&mut self) {
+        self.written.clear();
+    }
+
+    /// A publisher runs.
+    pub fn on_publisher_started(&mut self, name: String, started: Started) {
+        self.ports.insert(name.clone(), started.port);
+        self.publishers.insert(name, Publisher::Running(started));
+    }
+
+    /// A publisher could not start, or ended. Returns whether that is news.
+    pub fn on_publisher_failed(&mut self, name: String, why: String, retry_at: Instant) -> bool {
+        let old = self.publishers.insert(name, Publisher::Failed { why: why.clone(), retry_at });
+        !matches!(old, Some(Publisher::Failed { why: old, .. }) if old == why)
+    }
+
+    /// A publisher was stopped.
+    pub fn on_publisher_stopped(&mut self, name: &str) {
+        self.publishers.remove(name);
+    }
+
+    /// Records stand in Redis as given.
+    pub fn on_records_written(&mut self, name: String, records: Vec<Record>) {
+        if records.is_empty() {
+            self.written.remove(&name);
+        } else {
+            self.written.insert(name, records);
+        }
+    }
+
+    /// The registry was asked about a stream that we want.
+    pub fn on_remote(&mut self, key: StreamKey, facts: RemoteFacts) {
+        if self.wanted.contains_key(&key) {
+            self.remote.insert(key, facts);
+        }
+    }
+
+    /// Somebody wants a mirror.
+    pub fn on_want(&mut self, key: StreamKey, bidirectional: bool, facts: RemoteFacts) -> Result<()> {
+        if bidirectional {
+            return Err(Error::new(Kind::NotImplemented, "Bidirectional mirrors are not implemented."));
+        }
+        let path_name = mirror_name(&key.0, &key.1);
+        if let Some(other) = self.wanted.keys().find(|other| **other != key && mirror_name(&other.0, &other.1) == path_name)
+        {
+            let sentence = format!("The mirror of '{}' of '{}' has the same file name; release it first.", other.1, other.0);
+            return Err(Error::new(Kind::Value, sentence));
+        }
+        if self.wanted.len() >= limits::MIRRORS_MAX && !self.wanted.contains_key(&key) {
+            return Err(Error::new(Kind::Os, format!("There are {} mirrors already.", self.wanted.len())));
+        }
+        self.wanted.entry(key.clone()).or_default();
+        self.traces.remove(&key);
+        // A failure is tried again for somebody who asks.
+        if matches!(self.mirrors.get(&key), Some(Mirror::Failed { .. })) {
+            self.mirrors.remove(&key);
+        }
+        self.remote.insert(key, facts);
+        Ok(())
+    }
+
+    /// Mirrors of an earlier run.
+    pub fn on_remembered(&mut self, key: StreamKey) {
+        self.wanted.insert(key, Wanted { established: true, ..Wanted::default() });
+    }
+
+    /// Nobody waits for this mirror any more.
+    pub fn on_abandon(&mut self, key: &StreamKey) {
+        if self.wanted.get(key).is_some_and(|wanted| !wanted.established) {
+            self.forget(key);
+        }
+    }
+
+    /// A mirror is to end. `false`: there is none.
+    pub fn on_release(&mut self, key: &StreamKey) -> bool {
+        let known = self.wanted.contains_key(key);
+        self.forget(key);
+        known
+    }
+
+    fn forget(&mut self, key: &StreamKey) {
+        if self.wanted.remove(key).is_some() {
+            self.traces.insert(key.clone());
+        }
+        self.remote.remove(key);
+    }
+
+    /// The traces of a stream are gone.
+    pub fn on_forgotten(&mut self, key: &StreamKey) {
+        self.traces.remove(key);
+    }
+
+    /// We have asked the owner.
+    pub fn on_asked(&mut self, key: &StreamKey, now: Instant) {
+        if let Some(wanted) = self.wanted.get_mut(key) {
+            wanted.asked_at = Some(now);
+        }
+    }
+
+    /// A mirror runs.
+    pub fn on_mirror_started(
+        &mut self,
+        key: StreamKey,
+        number: u64,
+        target: Target,
+        info: MirrorInfo,
+        now: Instant,
+    ) {
+        if let Some(wanted) = self.wanted.get_mut(&key) {
+            wanted.established = true;
+        }
+        self.mirrors.insert(key, Mirror::Running { number, target, info, started_at: now });
+    }
+
+    /// A mirror could not start, or ended by itself. Returns whether that is news.
+    pub fn on_mirror_failed(&mut self, key: StreamKey, why: Error, target: Target, retry_at: Instant) -> bool {
+        let old = self.mirrors.insert(key, Mirror::Failed { why: why.clone(), target, retry_at });
+        !matches!(old, Some(Mirror::Failed { why: old, .. }) if old == why)
+    }
+
+    /// A mirror's thread has ended by itself; a later one of the same stream is not meant.
+    pub fn on_mirror_ended(&mut self, key: StreamKey, number: u64, why: String, now: Instant) {
+        if let Some(Mirror::Running { number: running, target, .. }) = self.mirrors.get(&key)
+            && *running == number
+        {
+            let target = *target;
+            self.on_mirror_failed(key, Error::new(Kind::Os, why), target, now + REOPEN_AFTER);
+        }
+    }
+
+    /// A mirror was stopped.
+    pub fn on_mirror_stopped(&mut self, key: &StreamKey) {
+        self.mirrors.remove(key);
+    }
+
+    /// Does anything wait for news from the registry? Then it is worth looking more often.
+    pub fn unresolved(&self) -> bool {
+        self.wanted.keys().any(|key| !matches!(self.mirrors.get(key), Some(Mirror::Running { .. })))
+    }
+
+    /// The records that should stand in Redis for a segment.
+    pub fn desired_records(&self, name: &str) -> Vec<Record> {
+        let (Some(Publisher::Running(started)), Some(clients)) = (self.publishers.get(name), self.clients.get(name))
+        else {
+            return Vec::new();
+        };
+        let record = |(client, known): (&String, &Client)| Record {
+            server_ip: self.me.ip,
+            port: started.port,
+            transport: "zmq".to_owned(),
+            client_hostname: client.clone(),
+            client_ip: known.ip.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            bidirectional: known.bidirectional,
+            client_pub_port: known.client_pub_port,
+            extras: Some(RecordExtras {
+                wire: VERSION,
+                boot_id: started.boot_id,
+                shape: started.shape,
+                dtype: started.dtype,
+                keywords: started.keywords,
+            }),
+        };
+        clients.iter().map(record).collect()
+    }
+}
