@@ -7,15 +7,19 @@
 //! main -> cli -> daemon -> control -> bridge -> { wire, shm } -> os
 //! ```
 //!
-//! Arrows point one way; `limits`, `dtype`, `naming`, `error`, `log` and `metrics` are leaves that anyone may use.
-//! `tests/house.rs` checks it.
+//! Arrows point one way; `limits`, `dtype`, `naming`, `settings`, `error`, `log` and `metrics` are leaves that anyone
+//! may use. `tests/house.rs` checks it.
 
 pub mod cli;
+pub mod control;
 pub mod dtype;
 pub mod error;
 pub mod limits;
 pub mod log;
 pub mod naming;
 pub mod os;
+pub mod settings;
 pub mod shm;
 pub mod wire;
+
+pub use control::discovery::discover_redis;

@@ -1,0 +1,118 @@
+//! What the daemon and the commands were told: the meaning of the command line and the environment, checked once.
+//! A leaf: `cli/` makes it, `daemon` and `control` read it.
+
+use crate::log::Level;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A machine's role in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Cleans up after machines that went silent; may deregister others.
+    Master,
+    /// Everybody else.
+    Minion,
+}
+
+impl Role {
+    /// The word that stands in Redis.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Master => "master",
+            Role::Minion => "minion",
+        }
+    }
+
+    /// From the word that stands in Redis.
+    pub fn parse(text: &str) -> Option<Role> {
+        [Role::Master, Role::Minion].into_iter().find(|role| role.name() == text)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A password: neither `{:?}` nor a log line shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a password.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The password itself, for the one who sends it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// Everything that the daemon was told. Commands that talk to Redis or to the daemon use a part of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Redis' host name or address.
+    pub redis_host: String,
+    /// Redis' port.
+    pub redis_port: u16,
+    /// Redis' user, for servers with access lists.
+    pub redis_username: Option<String>,
+    /// Redis' password, from a file or from `REDISCLI_AUTH`.
+    pub redis_password: Option<Secret>,
+    /// The role asked for; `None`: found out at start.
+    pub role: Option<Role>,
+    /// Between two writes of `last_connect`.
+    pub heartbeat_interval: Duration,
+    /// The first port tried for a publisher.
+    pub base_pub_port: u16,
+    /// Where segments are and mirrors go.
+    pub shm_dir: PathBuf,
+    /// This machine's name in the registry.
+    pub hostname: String,
+    /// The address in the registry; `None`: the local one of the connection to Redis.
+    pub advertise_ip: Option<Ipv4Addr>,
+    /// Where publishers listen; `None`: at the advertised address.
+    pub bind: Option<Ipv4Addr>,
+    /// The control socket.
+    pub control: PathBuf,
+    /// How much is logged.
+    pub log_level: Level,
+    /// Scan the local subnets, print, and end.
+    pub discover: bool,
+}
+
+impl Settings {
+    /// Redis' address as error sentences give it: `h:p`.
+    pub fn redis_address(&self) -> String {
+        format!("{}:{}", self.redis_host, self.redis_port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_does_not_show_in_debug_output() {
+        assert!(!format!("{:?}", Secret::new("hunter2")).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_role_comes_back_from_its_name() {
+        for role in [Role::Master, Role::Minion] {
+            assert_eq!(Role::parse(role.name()), Some(role));
+        }
+        assert_eq!(Role::parse("auto"), None);
+    }
+}
