@@ -1,5 +1,7 @@
 //! `shm ...`: segments of this machine, without a daemon.
 
+pub mod values;
+
 use super::commands::Shm;
 use crate::error::{Error, Kind, Result};
 use std::path::Path;
