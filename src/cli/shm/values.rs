@@ -82,7 +82,7 @@ impl Value {
         };
         out.write_all(b"[")?;
         re.write_json(out)?;
-        out.write_all(b", ")?;
+        out.write_all(b",")?;
         im.write_json(out)?;
         out.write_all(b"]")
     }
@@ -125,7 +125,7 @@ pub fn write_json(out: &mut dyn Write, dtype: DType, shape: &Shape, frame: &[u8]
         let edges = lengths.iter().filter(|&&length| position.is_multiple_of(length)).count();
         if position > 0 {
             out.write_all(&b"]]]"[..edges.min(3)])?;
-            out.write_all(b", ")?;
+            out.write_all(b",")?;
         }
         out.write_all(&b"[[["[..edges.min(3)])?;
         value.write_json(out)?;
@@ -232,18 +232,18 @@ mod tests {
         assert_eq!(text(DType::U8, &[12], &frame), "0 1 2 3 4 5 6 7 8 9 10 11\n");
         assert_eq!(text(DType::U8, &[2, 6], &frame), "0 1 2 3 4 5\n6 7 8 9 10 11\n");
         assert_eq!(text(DType::U8, &[2, 3, 2], &frame), "0 1\n2 3\n4 5\n\n6 7\n8 9\n10 11\n");
-        assert_eq!(json(DType::U8, &[3], &frame[..3]), "[0, 1, 2]");
-        assert_eq!(json(DType::U8, &[2, 1], &frame[..2]), "[[0], [1]]");
-        assert_eq!(json(DType::U8, &[2, 2, 2], &frame[..8]), "[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]");
+        assert_eq!(json(DType::U8, &[3], &frame[..3]), "[0,1,2]");
+        assert_eq!(json(DType::U8, &[2, 1], &frame[..2]), "[[0],[1]]");
+        assert_eq!(json(DType::U8, &[2, 2, 2], &frame[..8]), "[[[0,1],[2,3]],[[4,5],[6,7]]]");
     }
 
     #[test]
     fn json_has_pairs_and_null_where_it_has_no_numbers() {
         let frame = [1.5f32.to_le_bytes(), (-2f32).to_le_bytes()].concat();
-        assert_eq!(json(DType::C64, &[1], &frame), "[[1.5, -2.0]]");
+        assert_eq!(json(DType::C64, &[1], &frame), "[[1.5,-2.0]]");
         assert_eq!(text(DType::C64, &[1], &frame), "1.5-2.0j\n");
         let frame = [f64::NAN.to_le_bytes(), 1e300f64.to_le_bytes()].concat();
-        assert_eq!(json(DType::F64, &[2], &frame), "[null, 1e300]");
+        assert_eq!(json(DType::F64, &[2], &frame), "[null,1e300]");
         assert_eq!(json(DType::F32, &[1], &0.1f32.to_le_bytes()), "[0.1]");
     }
 }
