@@ -7,11 +7,13 @@
 //! main -> cli -> daemon -> control -> bridge -> { wire, shm } -> os
 //! ```
 //!
-//! Arrows point one way; `limits`, `dtype`, `naming`, `error`, `log` and `metrics` are leaves that anyone may use.
-//! `tests/house.rs` checks it.
+//! Arrows point one way; `limits`, `dtype`, `naming`, `settings`, `error`, `log` and `metrics` are leaves that anyone
+//! may use. `tests/house.rs` checks it.
 
 pub mod bridge;
 pub mod cli;
+pub mod control;
+pub mod daemon;
 pub mod dtype;
 pub mod error;
 pub mod limits;
@@ -22,3 +24,5 @@ pub mod os;
 pub mod settings;
 pub mod shm;
 pub mod wire;
+
+pub use control::discovery::discover_redis;

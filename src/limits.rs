@@ -48,6 +48,26 @@ pub const REDIS_IO_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// Longest pause between two attempts to reach Redis again.
 pub const REDIS_RETRY_MAX: Duration = Duration::from_secs(2);
 
+/// Longest `--heartbeat-interval`: a machine must survive one lost heartbeat before [`MACHINE_TTL`] is over.
+pub const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// Shortest one: more often is only load on Redis.
+pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Longest wait that a command can be asked for.
+pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
+
+/// Longest wait for one address of a subnet scan.
+pub const DISCOVERY_TIMEOUT_MAX: Duration = Duration::from_secs(10);
+/// Threads of a subnet scan: each has one descriptor, and a process has often only 1024.
+pub const DISCOVERY_WORKERS_MAX: usize = 256;
+/// Subnets of 254 addresses that one scan visits: a host of many containers has hundreds.
+pub const DISCOVERY_SUBNETS_MAX: usize = 64;
+/// Asking a Redis that was found for its machines.
+pub const DISCOVERY_KEYS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Machines believed of one Redis that was found.
+pub const DISCOVERY_MACHINES_MAX: usize = 1_024;
+/// Bytes read from one address: it may be anything that listens there.
+pub const DISCOVERY_BYTES_MAX: usize = 4 << 20;
+
 /// Local segments against the registry.
 pub const SHM_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The owner looks for requests, the client for records, when nobody wakes them.
@@ -86,4 +106,5 @@ const _: () = assert!(QUEUE_FRAMES_MIN >= 2 && QUEUE_FRAMES_MIN <= QUEUE_FRAMES_
 const _: () = assert!(CLIENT_HEARTBEAT_INTERVAL.as_millis() * 2 < CLIENT_SILENT_MAX.as_millis());
 const _: () = assert!(CLIENT_SILENT_MAX.as_millis() < CLIENT_HEARTBEAT_EXPIRY.as_millis());
 const _: () = assert!(ALIVE_INTERVAL.as_millis() * 3 < LINK_SILENT_MAX.as_millis());
+const _: () = assert!(HEARTBEAT_INTERVAL_MAX.as_millis() * 2 <= MACHINE_TTL.as_millis());
 const _: () = assert!(STALE_CLEANUP_INTERVAL.as_millis() < MACHINE_TTL.as_millis());

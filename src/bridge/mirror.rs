@@ -88,9 +88,12 @@ impl Mirror {
         if parts != if header.keywords_follow { 3 } else { 2 } {
             return Err(Refused::BadParts);
         }
-        let keyword_bytes = usize::from(header.keywords) * 120;
+        let keyword_bytes = usize::from(spec.keywords) * 120;
         if header.keywords_follow && self.keywords.len() != keyword_bytes {
-            return Err(Refused::BadLength { expected: keyword_bytes as u64, got: self.keywords.len() as u64 });
+            return Err(Refused::BadLength {
+                expected: keyword_bytes as u64,
+                got: self.keywords.len() as u64,
+            });
         }
         Ok(header)
     }
@@ -103,7 +106,9 @@ impl Mirror {
                     count.fetch_add(1, Relaxed);
                 }
                 if let Some(left_out) = self.refusals.due(refused.label()) {
-                    crate::warn!("a message was refused: {refused} ({left_out} more of this kind since the last line)");
+                    crate::warn!(
+                        "a message was refused: {refused} ({left_out} more of this kind since the last line)"
+                    );
                 }
                 return Ok(());
             }
@@ -119,9 +124,9 @@ impl Mirror {
             }
             Arrival::New => self.publish(&header),
             Arrival::Repeated => {
-                // Meant for a newer subscriber, who gets the keywords with it; they may be news to us as well.
+                // Meant for a newer subscriber; its keywords may be news to us as well.
                 self.stats.repeated.fetch_add(1, Relaxed);
-                Ok(())
+                self.take_keywords(&header)
             }
             Arrival::Behind if now_ns >= self.next_ask_ns => {
                 self.next_ask_ns = now_ns + ASK_AGAIN_NS;
@@ -131,13 +136,18 @@ impl Mirror {
         }
     }
 
+    fn take_keywords(&mut self, header: &FrameHeader) -> Result<(), Ended> {
+        if !header.keywords_follow {
+            return Ok(());
+        }
+        self.writer.set_keywords_raw(&self.keywords).map_err(|_| Ended::SegmentGone)
+    }
+
     /// The frame becomes visible, whole: pixels under `write = 1`, then the marks, then the semaphores.
     fn publish(&mut self, header: &FrameHeader) -> Result<(), Ended> {
         let FrameKind::Frame = header.kind else { return Ok(()) };
         let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
-        if header.keywords_follow {
-            self.writer.set_keywords_raw(&self.keywords);
-        }
+        self.take_keywords(header)?;
         let meta =
             FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns };
         self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;

@@ -188,11 +188,18 @@ impl Publisher {
         }
     }
 
-    fn send(&mut self, index: usize, meta: &FrameMeta, seen_ns: i64, seen_before: bool) -> Result<usize, Ended> {
+    fn send(
+        &mut self,
+        index: usize,
+        meta: &FrameMeta,
+        seen_ns: i64,
+        seen_before: bool,
+    ) -> Result<usize, Ended> {
         let segment = self.reader.segment();
         segment.copy_keywords_raw(&mut self.keywords_now);
         let now_ns = clock::monotonic_ns();
-        let keywords_due = self.keywords != self.keywords_now || self.resend || now_ns >= self.next_keywords_ns;
+        let keywords_due =
+            self.keywords != self.keywords_now || self.resend || now_ns >= self.next_keywords_ns;
         self.header = FrameHeader {
             kind: FrameKind::Frame,
             resent: seen_before,
@@ -258,8 +265,12 @@ impl Publisher {
         if now_ns >= self.next_alive_ns {
             self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
             if self.socket.subscribed().dao {
-                let alive =
-                    FrameHeader { kind: FrameKind::Alive, resent: false, keywords_follow: false, ..self.header };
+                let alive = FrameHeader {
+                    kind: FrameKind::Alive,
+                    resent: false,
+                    keywords_follow: false,
+                    ..self.header
+                };
                 let mut message = [0; PIXEL_OFFSET];
                 if let Some(head) = message.first_chunk_mut() {
                     alive.encode(head);

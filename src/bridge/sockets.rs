@@ -212,7 +212,11 @@ impl SubSocket {
 
     /// Takes the next message without waiting: `body` and, where there is one, `third`. `None`: nothing has come.
     /// `Some(n)`: a message of `n` parts, of which more than three are read and dropped.
-    pub fn receive(&mut self, body: &mut zmq::Message, third: &mut zmq::Message) -> zmq::Result<Option<usize>> {
+    pub fn receive(
+        &mut self,
+        body: &mut zmq::Message,
+        third: &mut zmq::Message,
+    ) -> zmq::Result<Option<usize>> {
         match self.socket.recv(&mut self.topic_part, zmq::DONTWAIT) {
             Err(zmq::Error::EAGAIN | zmq::Error::EINTR) => return Ok(None),
             other => other?,
@@ -250,7 +254,8 @@ mod tests {
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let context = zmq::Context::new();
-        let ports = [port, port.checked_add(1).unwrap_or(20_000), 0].into_iter().take(2).chain(30_000..31_000);
+        let ports =
+            [port, port.checked_add(1).unwrap_or(20_000), 0].into_iter().take(2).chain(30_000..31_000);
         let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, ports, 100).unwrap();
         assert_ne!(socket.port(), port);
         let error = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, [port].into_iter(), 100).err().unwrap();

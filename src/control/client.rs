@@ -12,7 +12,10 @@ use std::time::Duration;
 pub fn call(control: &Path, op: &Op, patience: Duration) -> Result<Value> {
     let no_daemon = |why: std::io::Error| {
         let path = control.display();
-        Error::new(Kind::NoDaemon, format!("No daoserver answers on {path} ({why}); start one, or name its --control."))
+        Error::new(
+            Kind::NoDaemon,
+            format!("No daoserver answers on {path} ({why}); start one, or name its --control."),
+        )
     };
     let mut stream = UnixStream::connect(control).map_err(no_daemon)?;
     stream.set_read_timeout(Some(patience)).map_err(no_daemon)?;

@@ -14,6 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 pub type Reply<T> = SyncSender<Result<T>>;
 
 /// What happened, or what is asked for.
+#[allow(missing_docs)]
 pub enum Command {
     /// The local segments that can be served and their files, as `dao-shm-sync` found them.
     LocalSegments(BTreeMap<String, PathBuf>),
@@ -23,8 +24,6 @@ pub enum Command {
     Remote(Vec<(StreamKey, RemoteFacts)>),
     /// Heartbeats of a segment's clients; `all`: of everybody who has one, not only of those we know.
     ClientAges { name: String, ages: Vec<ClientAge>, all: bool },
-    /// Clients that an earlier run of this daemon served, and the port it served them on.
-    Adopt { name: String, port: Option<u16>, clients: Vec<String> },
     /// A client has said that it leaves.
     ClientGone { name: String, client: String },
     /// The registry has lost what we wrote: all of it is to be written again.

@@ -109,7 +109,6 @@ impl Executor {
                     crate::info!("{client} is silent and is no client of '{name}' any more");
                 }
             }
-            Command::Adopt { name, port, clients } => state.on_adopt(name, port, clients, now),
             Command::ClientGone { name, client } => state.on_client_gone(&name, &client),
             Command::RegistryLost => state.on_registry_lost(),
             Command::Want { key, bidirectional, facts, reply } => {
@@ -131,7 +130,8 @@ impl Executor {
                 self.reconcile(); // answered when it is gone
                 self.remember();
                 let (host, name) = &key;
-                let unknown = || Error::new(Kind::Key, format!("No mirror of SHM '{name}' of host '{host}' here."));
+                let unknown =
+                    || Error::new(Kind::Key, format!("No mirror of SHM '{name}' of host '{host}' here."));
                 answer(&reply, if known { Ok(()) } else { Err(unknown()) });
             }
             Command::PublisherEnded { name, boot_id, why } => {
@@ -173,7 +173,9 @@ impl Executor {
     /// Carries out one action, and tells the state. `false`: it has to be tried again later.
     fn act(&mut self, action: Action) -> bool {
         match action {
-            Action::StartPublisher { name, path, preferred_port } => self.start_publisher(name, &path, preferred_port),
+            Action::StartPublisher { name, path, preferred_port } => {
+                self.start_publisher(name, &path, preferred_port)
+            }
             Action::StopPublisher { name } => {
                 if let Some(handle) = self.publishers.remove(&name) {
                     join(handle);
@@ -231,9 +233,10 @@ impl Executor {
         let end = base.saturating_add(limits::PORTS_TRIED);
         let start = self.next_port.clamp(base, end);
         let ports = preferred_port.into_iter().chain(start..end).chain(base..start);
-        let made = self.check_descriptors().map_err(StartError::Socket).and_then(|()| {
-            PublisherWorker::new(&self.context, path, self.bind_ip(), ports)
-        });
+        let made = self
+            .check_descriptors()
+            .map_err(StartError::Socket)
+            .and_then(|()| PublisherWorker::new(&self.context, path, self.bind_ip(), ports));
         let started = made.map_err(|error| error.to_string()).and_then(|(publisher, started)| {
             let commands = self.commands.clone();
             let (ended_name, boot_id) = (name.clone(), started.boot_id);
@@ -324,7 +327,13 @@ impl Executor {
                     info.path.display()
                 );
                 self.mirrors.insert(key.clone(), handle);
-                lock(&self.state).on_mirror_started(key.clone(), number, target, info.clone(), Instant::now());
+                lock(&self.state).on_mirror_started(
+                    key.clone(),
+                    number,
+                    target,
+                    info.clone(),
+                    Instant::now(),
+                );
                 self.remember();
                 for reply in self.waiting.remove(&key).unwrap_or_default() {
                     answer(&reply, Ok(info.clone()));
@@ -375,8 +384,12 @@ impl Executor {
 
     fn remember(&mut self) {
         let state = lock(&self.state);
-        let mirrors: Vec<StreamKey> =
-            state.wanted.iter().filter(|(_, wanted)| wanted.established).map(|(key, _)| key.clone()).collect();
+        let mirrors: Vec<StreamKey> = state
+            .wanted
+            .iter()
+            .filter(|(_, wanted)| wanted.established)
+            .map(|(key, _)| key.clone())
+            .collect();
         let ports = state.ports.clone();
         drop(state);
         self.memory.write(&mirrors, &ports);
@@ -384,8 +397,10 @@ impl Executor {
 
     /// Everything told first, then everything joined: the bound is one thread's, not the sum of all.
     fn stop(mut self) {
-        let handles: Vec<Handle> =
-            std::mem::take(&mut self.publishers).into_values().chain(std::mem::take(&mut self.mirrors).into_values()).collect();
+        let handles: Vec<Handle> = std::mem::take(&mut self.publishers)
+            .into_values()
+            .chain(std::mem::take(&mut self.mirrors).into_values())
+            .collect();
         handles.iter().for_each(Handle::stop);
         handles.into_iter().for_each(join);
     }
@@ -423,6 +438,7 @@ fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> 
         Err(error) => crate::info!("{} is made anew: {error}", path.display()),
     }
     let layout = shm::newest_layout(shm_dir);
-    let spec = SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: 1, keywords: target.keywords };
+    let spec =
+        SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: 1, keywords: target.keywords };
     shm::create(path, &spec, &[]).map_err(|error| Error::new(Kind::Os, error.to_string()))
 }

@@ -76,7 +76,8 @@ pub fn shm_sync(shared: &Shared, leftover: BTreeSet<String>, stop: &Stop) {
     let mut synchronized = Synchronized { entries: None, leftover, passes: 0 };
     loop {
         let found = scan(shared);
-        let files: BTreeMap<String, PathBuf> = found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
+        let files: BTreeMap<String, PathBuf> =
+            found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
         let _ = shared.commands.offer(Command::LocalSegments(files));
         if shared.is_registered() {
@@ -99,7 +100,9 @@ fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
     let mut good = BTreeMap::new();
     let mut bad = BTreeMap::new();
     match shm::scan(directory) {
-        Err(error) => drop(bad.insert(directory.display().to_string(), format!("it cannot be read: {error}"))),
+        Err(error) => {
+            drop(bad.insert(directory.display().to_string(), format!("it cannot be read: {error}")))
+        }
         Ok(entries) => {
             for entry in entries {
                 let usable = entry.name.and_then(|name| match entry.facts {
@@ -108,7 +111,10 @@ fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
                 });
                 match usable {
                     Ok((name, _)) if good.contains_key(&name) => {
-                        bad.insert(entry.file_name, format!("another file is registered as '{name}' already"));
+                        bad.insert(
+                            entry.file_name,
+                            format!("another file is registered as '{name}' already"),
+                        );
                     }
                     Ok((name, facts)) => {
                         good.insert(name, (facts.path, (facts.spec.shape, facts.spec.dtype)));
@@ -148,7 +154,9 @@ fn synchronize(
             None => false,
         };
     if lost {
-        crate::info!("the registry does not know this machine (any more): it is registered with all its segments");
+        crate::info!(
+            "the registry does not know this machine (any more): it is registered with all its segments"
+        );
         registry.register_machine(host, me.ip, me.role.name())?;
     }
     if lost || partly_lost {
@@ -246,7 +254,8 @@ impl Rounds {
         }
         if hint.is_some() || now >= self.next_poll {
             let unresolved = lock(&shared.state).unresolved();
-            let interval = if unresolved { limits::RECORD_POLL_INTERVAL } else { limits::REQUEST_POLL_INTERVAL };
+            let interval =
+                if unresolved { limits::RECORD_POLL_INTERVAL } else { limits::REQUEST_POLL_INTERVAL };
             self.next_poll = now + interval;
             // Redis away: the link has said so, the next round asks again.
             let _ = poll(shared, registry);
@@ -298,11 +307,16 @@ pub fn client_hb_monitor(shared: &Shared, stop: &Stop) {
             .map(|(name, clients)| (name.clone(), clients.keys().cloned().collect()))
             .collect();
         for (name, clients) in clients {
-            let Ok(mut ages) = registry.client_ages(&shared.settings.hostname, &name, &clients) else { break };
-            let alive = ages.iter().any(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX));
+            let Ok(mut ages) = registry.client_ages(&shared.settings.hostname, &name, &clients) else {
+                break;
+            };
+            let alive =
+                ages.iter().any(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX));
             if !alive {
                 // Before a stream ends: somebody in no record may keep it alive.
-                let Ok(everybody) = registry.clients_with_heartbeat(&shared.settings.hostname, &name) else { break };
+                let Ok(everybody) = registry.clients_with_heartbeat(&shared.settings.hostname, &name) else {
+                    break;
+                };
                 ages.retain(|entry| !everybody.iter().any(|other| other.client == entry.client));
                 ages.extend(everybody);
             }
@@ -324,7 +338,9 @@ pub fn stale_cleanup(shared: &Shared, stop: &Stop) {
     loop {
         let ours = registry.lease_master(&me.hostname);
         if matches!(ours, Ok(false)) && !std::mem::replace(&mut warned, true) {
-            crate::warn!("two masters: another machine holds the master's lease; give one of them --role minion");
+            crate::warn!(
+                "two masters: another machine holds the master's lease; give one of them --role minion"
+            );
         }
         if let Err(error) = cleanup_round(&mut registry, &mut watch, &me.hostname, &mut next_removal) {
             crate::debug!("no clean-up: {error}");

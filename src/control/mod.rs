@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod commands;
+pub mod discovery;
 pub mod executor;
 pub mod loops;
 pub mod operations;

@@ -164,7 +164,8 @@ fn status(shared: &Shared) -> Value {
         .publishers
         .iter()
         .map(|(name, publisher)| {
-            let clients: Vec<&String> = state.clients.get(name).map(|map| map.keys().collect()).unwrap_or_default();
+            let clients: Vec<&String> =
+                state.clients.get(name).map(|map| map.keys().collect()).unwrap_or_default();
             let mut entry = match publisher {
                 Publisher::Running(started) => {
                     let mut entry = started.stats.to_json();

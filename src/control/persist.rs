@@ -79,7 +79,10 @@ fn parse(text: &str) -> Option<Remembered> {
         Some((host.to_owned(), segment_name(field("shm")?).ok()?.to_owned()))
     };
     let port = |(name, port): (&String, &Value)| {
-        Some((segment_name(name).ok()?.to_owned(), u16::try_from(port.as_u64()?).ok().filter(|port| *port > 0)?))
+        Some((
+            segment_name(name).ok()?.to_owned(),
+            u16::try_from(port.as_u64()?).ok().filter(|port| *port > 0)?,
+        ))
     };
     Some(Remembered {
         mirrors: value.get("mirrors")?.as_array()?.iter().filter_map(mirror).collect(),
@@ -102,7 +105,12 @@ mod tests {
         let ports = BTreeMap::from([("dm".to_owned(), 5560)]);
         memory.write(&mirrors, &ports);
         assert_eq!(Memory::open(&control).1, Remembered { mirrors, ports });
-        for garbage in ["", "[]", "{\"mirrors\": 3}", "{\"mirrors\": [{\"hostname\": \"../x\", \"shm\": 1}], \"ports\": {\"a\": 0}}"] {
+        for garbage in [
+            "",
+            "[]",
+            "{\"mirrors\": 3}",
+            "{\"mirrors\": [{\"hostname\": \"../x\", \"shm\": 1}], \"ports\": {\"a\": 0}}",
+        ] {
             fs::write(dir.join("c.sock.memory"), garbage).unwrap();
             assert_eq!(Memory::open(&control).1, Remembered::default(), "{garbage}");
         }

@@ -5,7 +5,6 @@ use crate::bridge::mirror::Source;
 use crate::control::state::{Mirror, Publisher, State, StreamKey, Target};
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind};
-use crate::limits;
 use crate::os::clock;
 use crate::wire::frame::VERSION;
 use crate::wire::record::Record;
@@ -61,7 +60,11 @@ impl State {
             };
             if due {
                 let preferred_port = self.ports.get(name).copied();
-                actions.push(Action::StartPublisher { name: name.clone(), path: path.clone(), preferred_port });
+                actions.push(Action::StartPublisher {
+                    name: name.clone(),
+                    path: path.clone(),
+                    preferred_port,
+                });
             }
         }
     }
@@ -101,11 +104,14 @@ impl State {
                 }
                 continue;
             };
-            let Some(spec) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(facts.spec) else { continue };
+            let Some(spec) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(facts.spec) else {
+                continue;
+            };
             let target = match target(record, ip, spec) {
                 Ok(target) => target,
                 Err((target, why)) => {
-                    if !matches!(self.mirrors.get(key), Some(Mirror::Failed { why: old, .. }) if *old == why) {
+                    if !matches!(self.mirrors.get(key), Some(Mirror::Failed { why: old, .. }) if *old == why)
+                    {
                         actions.push(Action::RefuseMirror { key: key.clone(), target, why });
                     }
                     continue;

@@ -6,7 +6,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
 use crate::settings::Settings;
-use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult, TcpSettings};
+use redis::io::tcp::TcpSettings;
+use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,20 @@ use std::time::{Duration, Instant};
 #[derive(Default)]
 pub struct Health {
     last: Mutex<Option<std::result::Result<(), String>>>,
+    silent: bool,
 }
 
 impl Health {
+    /// One that logs nothing: for commands, whose user gets the error itself.
+    pub fn silent() -> Health {
+        Health { silent: true, ..Health::default() }
+    }
+
     fn set(&self, result: std::result::Result<(), String>) {
         let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match (&*last, &result) {
-            (Some(Ok(())) | None, Err(why)) => {
+            _ if self.silent => {}
+            (Some(Ok(())), Err(why)) => {
                 metrics::REDIS_DISCONNECTS.add(1);
                 crate::warn!("{why} Streams go on; the registry is brought up to date when Redis is back.");
             }

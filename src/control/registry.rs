@@ -106,7 +106,12 @@ impl Registry {
         text
     }
 
-    fn parsed<T>(&self, key: &str, value: Bytes, parse: impl Fn(&str) -> std::result::Result<T, String>) -> Option<T> {
+    fn parsed<T>(
+        &self,
+        key: &str,
+        value: Bytes,
+        parse: impl Fn(&str) -> std::result::Result<T, String>,
+    ) -> Option<T> {
         let text = self.text(key, value)?;
         parse(&text).map_err(|why| self.refuse(key, &why)).ok()
     }
@@ -174,7 +179,8 @@ impl Registry {
         let values = self.mget(&keys)?;
         let ip = ip.to_string();
         let wanted = [Some(ip.as_str()), Some(host), Some(role)];
-        let same = wanted.iter().zip(&values).all(|(wanted, value)| wanted.map(str::as_bytes) == value.as_deref());
+        let same =
+            wanted.iter().zip(&values).all(|(wanted, value)| wanted.map(str::as_bytes) == value.as_deref());
         Ok(same && values.get(3).is_some_and(Option::is_some))
     }
 
@@ -300,7 +306,13 @@ impl Registry {
         let expiry_s = limits::CLIENT_HEARTBEAT_EXPIRY.as_secs();
         let set: Option<String> = self.link.run(|c| {
             let mut command = cmd("SET");
-            command.arg(key::request(host, name)).arg(request.to_json()).arg("NX").arg("EX").arg(expiry_s).query(c)
+            command
+                .arg(key::request(host, name))
+                .arg(request.to_json())
+                .arg("NX")
+                .arg("EX")
+                .arg(expiry_s)
+                .query(c)
         })?;
         self.wake(host, "request");
         Ok(set.is_some())
@@ -372,6 +384,28 @@ impl Registry {
         self.client_ages(host, name, &clients)
     }
 
+    /// The same for all our segments at once, by name: for the start.
+    pub fn clients_of_all(&mut self, host: &str) -> Result<BTreeMap<String, Vec<ClientAge>>> {
+        let prefix = format!("dao:heartbeats:{host}:");
+        let found = self.scan(&format!("{}*", glob_escape(&prefix)))?;
+        let mut clients: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for key in &found {
+            let Some((name, client)) = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once(':'))
+            else {
+                continue;
+            };
+            if segment_name(name).is_ok() && host_name(client).is_ok() {
+                clients.entry(name.to_owned()).or_default().push(client.to_owned());
+            }
+        }
+        let mut ages = BTreeMap::new();
+        for (name, clients) in clients {
+            let of_name = self.client_ages(host, &name, &clients)?;
+            ages.insert(name, of_name);
+        }
+        Ok(ages)
+    }
+
     /// What the registry says of these segments of other machines, in one round trip.
     pub fn remote_facts(&mut self, streams: &[(String, String)]) -> Result<Vec<RemoteFacts>> {
         let keys: Vec<String> = streams
@@ -423,7 +457,8 @@ impl Registry {
                 continue;
             }
             let entry = machines.entry(host.to_owned());
-            let machine = entry.or_insert_with(|| Machine { hostname: host.to_owned(), ..Machine::default() });
+            let machine =
+                entry.or_insert_with(|| Machine { hostname: host.to_owned(), ..Machine::default() });
             match segment.map(segment_name) {
                 Some(Ok(name)) => drop(machine.shm_segments.insert(name.to_owned())),
                 Some(Err(why)) => self.refuse(found, &why),
@@ -444,10 +479,19 @@ impl Registry {
 
     /// Removes every key of a machine: its own, requests to it, heartbeats for it. How many there were.
     pub fn remove_machine(&mut self, host: &str) -> Result<u64> {
-        let escaped = glob_escape(host);
+        self.remove_keys_of(host, &[key::MACHINES, "dao:connections:", "dao:heartbeats:"])
+    }
+
+    /// Removes this machine's keys and the requests to it. Heartbeats of its clients stay: they say who is to be
+    /// served again when it comes back.
+    pub fn deregister_self(&mut self, host: &str) -> Result<u64> {
+        self.remove_keys_of(host, &[key::MACHINES, "dao:connections:"])
+    }
+
+    fn remove_keys_of(&mut self, host: &str, prefixes: &[&str]) -> Result<u64> {
         let mut keys = BTreeSet::new();
-        for prefix in [key::MACHINES, "dao:connections:", "dao:heartbeats:"] {
-            keys.extend(self.scan(&format!("{prefix}{escaped}:*"))?);
+        for prefix in prefixes {
+            keys.extend(self.scan(&format!("{prefix}{}:*", glob_escape(host)))?);
         }
         self.delete(&keys)
     }

@@ -22,9 +22,14 @@ pub fn choose(registry: &mut Registry, host: &str, asked_for: Option<Role>) -> R
         (Some(Role::Master), other) => {
             let ours = registry.lease_master(host)?;
             if let Some(other) = other {
-                crate::warn!("two masters: {} is master as well; give one of them --role minion", other.hostname);
+                crate::warn!(
+                    "two masters: {} is master as well; give one of them --role minion",
+                    other.hostname
+                );
             } else if !ours {
-                crate::warn!("two masters: another machine holds the master's lease; give one of them --role minion");
+                crate::warn!(
+                    "two masters: another machine holds the master's lease; give one of them --role minion"
+                );
             }
             Ok(Role::Master)
         }
@@ -134,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_heartbeat_that_makes_no_sense_is_old() {
-        let garbage = vec![Machine { hostname: "m".into(), last_connect: Some("soon".into()), ..Machine::default() }];
+        let garbage =
+            vec![Machine { hostname: "m".into(), last_connect: Some("soon".into()), ..Machine::default() }];
         assert_eq!(older_than(&garbage, 0, TTL), ["m"]);
     }
 }

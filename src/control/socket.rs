@@ -27,15 +27,21 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         let holder = format!("'{}' (process {})", answered.0, answered.1);
         return Err(Error::new(
             Kind::Os,
-            format!("Control socket {} is held by the running daemon of {holder}; stop it first.", path.display()),
+            format!(
+                "Control socket {} is held by the running daemon of {holder}; stop it first.",
+                path.display()
+            ),
         ));
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("the old one cannot be removed", error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(failed("the old one cannot be removed", error));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(|error| failed("it cannot be made", error))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| failed("its mode", error))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .map_err(|error| failed("its mode", error))?;
     listener.set_nonblocking(true).map_err(|error| failed("it cannot be used", error))?;
     Ok(listener)
 }
@@ -47,7 +53,10 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
     while !stop.is_set() {
         match listener.accept() {
             Ok((stream, _)) if connections.load(Ordering::Relaxed) >= limits::CONTROL_CONNECTIONS_MAX => {
-                crate::warn!("more than {} control connections: one is closed", limits::CONTROL_CONNECTIONS_MAX);
+                crate::warn!(
+                    "more than {} control connections: one is closed",
+                    limits::CONTROL_CONNECTIONS_MAX
+                );
                 drop(stream);
             }
             Ok((stream, _)) => {
@@ -94,7 +103,12 @@ fn converse(stream: &UnixStream, shared: &Shared, stop: &Stop) -> std::io::Resul
     while !stop.is_set() {
         let room = (limits::CONTROL_LINE_BYTES_MAX + 1).saturating_sub(line.len()) as u64;
         match reader.by_ref().take(room).read_until(b'\n', &mut line) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) =>
+            {
                 continue; // what came of the line so far stays in it
             }
             Err(error) => return Err(error),
@@ -104,7 +118,8 @@ fn converse(stream: &UnixStream, shared: &Shared, stop: &Stop) -> std::io::Resul
         if line.len() > limits::CONTROL_LINE_BYTES_MAX {
             metrics::CONTROL_LINES_REFUSED.add(1);
             let most = limits::CONTROL_LINE_BYTES_MAX;
-            let error = Error::new(Kind::Value, format!("A line is longer than {most} bytes; the connection ends."));
+            let error =
+                Error::new(Kind::Value, format!("A line is longer than {most} bytes; the connection ends."));
             return say(stream, &answer(&serde_json::Value::Null, &Err(error)));
         }
         let ended = line.last() != Some(&b'\n');

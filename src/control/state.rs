@@ -77,17 +77,8 @@ pub struct MirrorInfo {
 /// A mirror as it is.
 #[allow(missing_docs)]
 pub enum Mirror {
-    Running {
-        number: u64,
-        target: Target,
-        info: MirrorInfo,
-        started_at: Instant,
-    },
-    Failed {
-        why: Error,
-        target: Target,
-        retry_at: Instant,
-    },
+    Running { number: u64, target: Target, info: MirrorInfo, started_at: Instant },
+    Failed { why: Error, target: Target, retry_at: Instant },
 }
 
 /// A mirror as it is desired.
@@ -150,7 +141,9 @@ impl State {
     pub fn on_local_segments(&mut self, segments: BTreeMap<String, PathBuf>) {
         // One that was away may be served again at once, whatever failed before.
         self.publishers.retain(|name, publisher| {
-            matches!(publisher, Publisher::Running(_)) || self.segments.contains_key(name) || !segments.contains_key(name)
+            matches!(publisher, Publisher::Running(_))
+                || self.segments.contains_key(name)
+                || !segments.contains_key(name)
         });
         self.segments = segments;
     }
@@ -164,7 +157,10 @@ impl State {
         }
         let clients = self.clients.entry(name.clone()).or_default();
         if clients.len() >= limits::CLIENTS_MAX && !clients.contains_key(&request.client_hostname) {
-            return Err(Error::new(Kind::Os, format!("segment '{name}' has {} clients already", clients.len())));
+            return Err(Error::new(
+                Kind::Os,
+                format!("segment '{name}' has {} clients already", clients.len()),
+            ));
         }
         let client = Client {
             ip: Some(request.client_ip),
@@ -178,7 +174,7 @@ impl State {
         Ok(())
     }
 
-    /// Clients of an earlier run, found by their heartbeats.
+    /// An earlier run's port of a segment, and clients of it that are alive by their heartbeats.
     pub fn on_adopt(&mut self, name: String, port: Option<u16>, clients: Vec<String>, now: Instant) {
         if let Some(port) = port {
             self.ports.insert(name.clone(), port);
@@ -191,6 +187,7 @@ impl State {
     fn on_heartbeat_of_stranger(&mut self, name: &str, client: String, now: Instant) {
         let clients = self.clients.entry(name.to_owned()).or_default();
         if clients.len() < limits::CLIENTS_MAX {
+            // Its heartbeat is all that is known of it.
             let stranger = Client { ip: None, bidirectional: false, client_pub_port: None, asked_at: now };
             clients.entry(client).or_insert(stranger);
         }
@@ -198,7 +195,9 @@ impl State {
 
     /// Heartbeats were looked at. Returns who was evicted.
     pub fn on_client_ages(&mut self, name: &str, ages: &[ClientAge], all: bool, now: Instant) -> Vec<String> {
-        for living in ages.iter().filter(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX)) {
+        for living in
+            ages.iter().filter(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX))
+        {
             if all {
                 self.on_heartbeat_of_stranger(name, living.client.clone(), now);
             }
@@ -275,9 +274,13 @@ impl State {
             return Err(Error::new(Kind::NotImplemented, "Bidirectional mirrors are not implemented."));
         }
         let path_name = mirror_name(&key.0, &key.1);
-        if let Some(other) = self.wanted.keys().find(|other| **other != key && mirror_name(&other.0, &other.1) == path_name)
+        if let Some(other) =
+            self.wanted.keys().find(|other| **other != key && mirror_name(&other.0, &other.1) == path_name)
         {
-            let sentence = format!("The mirror of '{}' of '{}' has the same file name; release it first.", other.1, other.0);
+            let sentence = format!(
+                "The mirror of '{}' of '{}' has the same file name; release it first.",
+                other.1, other.0
+            );
             return Err(Error::new(Kind::Value, sentence));
         }
         if self.wanted.len() >= limits::MIRRORS_MAX && !self.wanted.contains_key(&key) {
@@ -347,7 +350,13 @@ impl State {
     }
 
     /// A mirror could not start, or ended by itself. Returns whether that is news.
-    pub fn on_mirror_failed(&mut self, key: StreamKey, why: Error, target: Target, retry_at: Instant) -> bool {
+    pub fn on_mirror_failed(
+        &mut self,
+        key: StreamKey,
+        why: Error,
+        target: Target,
+        retry_at: Instant,
+    ) -> bool {
         let old = self.mirrors.insert(key, Mirror::Failed { why: why.clone(), target, retry_at });
         !matches!(old, Some(Mirror::Failed { why: old, .. }) if old == why)
     }
@@ -374,7 +383,8 @@ impl State {
 
     /// The records that should stand in Redis for a segment.
     pub fn desired_records(&self, name: &str) -> Vec<Record> {
-        let (Some(Publisher::Running(started)), Some(clients)) = (self.publishers.get(name), self.clients.get(name))
+        let (Some(Publisher::Running(started)), Some(clients)) =
+            (self.publishers.get(name), self.clients.get(name))
         else {
             return Vec::new();
         };

@@ -2,6 +2,7 @@
 //! Knows nothing of DAO.
 
 pub mod clock;
+pub mod interfaces;
 pub mod process;
 pub mod signals;
 pub mod threads;

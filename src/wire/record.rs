@@ -54,7 +54,8 @@ impl RecordExtras {
         };
         Ok(RecordExtras {
             wire: small("wire")?,
-            boot_id: u64::from_str_radix(string(dao, "boot")?, 16).map_err(|_| "field 'boot' is no number")?,
+            boot_id: u64::from_str_radix(string(dao, "boot")?, 16)
+                .map_err(|_| "field 'boot' is no number")?,
             shape: shape_from_value(dao.get("shape").unwrap_or(&Value::Null))?,
             dtype: parse_dtype(string(dao, "dtype")?)?,
             keywords: small("keywords")?.min(crate::limits::KEYWORDS_MAX),

@@ -1,0 +1,273 @@
+//! The one table of flags. Parsing, defaults, `--help`, the README's table and the tests all come from it.
+
+use super::commands::Name;
+use super::typed::{self, Format, Typed, on, put, some};
+use crate::dtype::{DType, Shape};
+use crate::limits;
+use crate::log::Level;
+use crate::naming;
+use crate::settings::Role;
+use std::time::Duration;
+
+/// What a flag's value is when nobody typed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// There is none.
+    None,
+    /// This text, read by the flag's own setter.
+    Value(&'static str),
+    /// Found out later; this text says how.
+    Text(&'static str),
+}
+
+/// One row.
+pub struct Flag {
+    /// Its name, without the dashes.
+    pub long: &'static str,
+    /// What stands for its value in help texts; `None`: it is a switch.
+    pub value: Option<&'static str>,
+    /// Without it.
+    pub default: Default,
+    /// The commands whose help lists it. A daemon's flags are accepted by every command, so that one set of options
+    /// can be handed to all of them.
+    pub commands: &'static [Name],
+    /// One sentence.
+    pub help: &'static str,
+    /// Reads a value, typed or default. The error says what is wrong, without naming flag or value.
+    pub set: fn(&mut Typed, &str) -> std::result::Result<(), String>,
+}
+
+impl Flag {
+    /// May this command have it?
+    pub fn accepted_by(&self, command: Name) -> bool {
+        self.commands.contains(&command) || self.commands.contains(&Name::Daemon)
+    }
+}
+
+use Name::*;
+
+const REDIS: &[Name] = &[Daemon, List, Get, Release, Status, Deregister, Cleanup];
+const LOGIN: &[Name] = &[Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup];
+const LOCAL: &[Name] = &[Daemon, Get, Release, Status, Deregister, Cleanup];
+const FILES: &[Name] = &[
+    Daemon, Get, Release, Status, Deregister, Cleanup, ShmList, ShmInfo, ShmCreate, ShmWrite, ShmRead,
+    ShmWatch, ShmRm,
+];
+const ALL: &[Name] = &[
+    Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup, ShmList, ShmInfo, ShmCreate, ShmWrite,
+    ShmRead, ShmWatch, ShmRm,
+];
+
+const fn row(
+    long: &'static str,
+    value: Option<&'static str>,
+    default: Default,
+    commands: &'static [Name],
+    help: &'static str,
+    set: fn(&mut Typed, &str) -> std::result::Result<(), String>,
+) -> Flag {
+    Flag { long, value, default, commands, help, set }
+}
+
+/// Every flag, in the order of the help texts.
+#[rustfmt::skip] // a table
+pub static FLAGS: &[Flag] = &[
+    row("redis-host", Some("HOST"), Default::Value("localhost"), REDIS,
+        "Redis' host name or address",
+        |t, v| put(&mut t.redis_host, typed::word(v))),
+    row("redis-port", Some("PORT"), Default::Value("6379"), REDIS,
+        "Redis' port",
+        |t, v| put(&mut t.redis_port, typed::port(v))),
+    row("redis-username", Some("NAME"), Default::None, LOGIN,
+        "Redis' user, for servers with access lists",
+        |t, v| some(&mut t.redis_username, typed::word(v))),
+    row("redis-password-file", Some("FILE"), Default::Text("$REDISCLI_AUTH"), LOGIN,
+        "file whose first line is Redis' password, which never stands on a command line",
+        |t, v| some(&mut t.redis_password_file, typed::path(v))),
+    row("role", Some("master|minion"), Default::Value("auto"), &[Daemon],
+        "this machine's role; auto: master if Redis knows no live master, else minion",
+        |t, v| put(&mut t.role, role(v))),
+    row("heartbeat-interval", Some("SECONDS"), Default::Value("30"), &[Daemon],
+        "between two signs of life in the registry, fractions allowed",
+        |t, v| put(&mut t.heartbeat_interval,
+            typed::seconds(v, limits::HEARTBEAT_INTERVAL_MIN, limits::HEARTBEAT_INTERVAL_MAX))),
+    row("base-pub-port", Some("PORT"), Default::Value("5560"), &[Daemon],
+        "first port tried for a publisher",
+        |t, v| put(&mut t.base_pub_port, typed::port(v))),
+    row("discover", None, Default::None, &[Daemon],
+        "scan the local subnets for Redis servers, print them and end",
+        |t, _| on(&mut t.discover)),
+    row("shm-dir", Some("DIR"), Default::Value("/tmp"), FILES,
+        "where segments are and mirrors go",
+        |t, v| put(&mut t.shm_dir, typed::path(v))),
+    row("hostname", Some("NAME"), Default::Text("the host's"), LOCAL,
+        "this machine's name in the registry",
+        |t, v| some(&mut t.hostname, naming::host_name(v).map(str::to_owned))),
+    row("advertise-ip", Some("IP"), Default::Text("the local address of the connection to Redis"), &[Daemon],
+        "this machine's address in the registry",
+        |t, v| some(&mut t.advertise_ip, typed::own_ip(v))),
+    row("bind", Some("ADDR"), Default::Text("the advertised IP"), &[Daemon],
+        "where publishers listen; 0.0.0.0 for all interfaces",
+        |t, v| some(&mut t.bind, typed::ip(v))),
+    row("control", Some("PATH"), Default::Text("<shm-dir>/.daoserver-<hostname>.sock"), LOCAL,
+        "the daemon's control socket",
+        |t, v| some(&mut t.control, typed::path(v))),
+    row("log-level", Some("error|warn|info|debug"), Default::Value("info"), ALL,
+        "how much is logged on standard error",
+        |t, v| some(&mut t.log_level, Level::parse(v).ok_or("it is none of error, warn, info, debug".into()))),
+
+    row("bidirectional", None, Default::None, &[Get],
+        "write frames of the mirror back to the source",
+        |t, _| on(&mut t.bidirectional)),
+    row("timeout", Some("S"), Default::Value("30"), &[Get],
+        "longest wait for the owner to publish, seconds",
+        |t, v| some(&mut t.timeout, typed::wait(v))),
+    row("ttl", Some("S"), Default::Value("120"), &[Cleanup],
+        "machines silent for longer are removed, seconds",
+        |t, v| some(&mut t.ttl, typed::seconds(v, Duration::ZERO, limits::COMMAND_TIMEOUT_MAX))),
+    row("port", Some("P"), Default::Text("--redis-port's"), &[Discover],
+        "the port that is tried on every address",
+        |t, v| some(&mut t.port, typed::port(v))),
+    row("timeout", Some("S"), Default::Value("0.3"), &[Discover],
+        "longest wait for one address, seconds",
+        |t, v| some(&mut t.timeout, typed::seconds(v, Duration::from_millis(1), limits::DISCOVERY_TIMEOUT_MAX))),
+    row("workers", Some("N"), Default::Value("64"), &[Discover],
+        "addresses tried at the same time, at most 256",
+        |t, v| put(&mut t.workers, typed::whole(v, 1, limits::DISCOVERY_WORKERS_MAX))),
+
+    row("shape", Some("AxB"), Default::None, &[ShmCreate],
+        "axes in NumPy's order, 1 to 3 of them",
+        |t, v| some(&mut t.shape, Shape::parse(v))),
+    row("dtype", Some("TYPE"), Default::None, &[ShmCreate],
+        "NumPy's name of the element type: (u)int8 to (u)int64, float32, float64, complex64, complex128",
+        |t, v| some(&mut t.dtype, DType::from_name(v).ok_or_else(|| format!("it is none of {}", DType::names())))),
+    row("depth", Some("N"), Default::Value("1"), &[ShmCreate],
+        "frames in the ring; 1 is no ring",
+        |t, v| put(&mut t.depth, typed::whole(v, 1, limits::RING_DEPTH_MAX))),
+    row("layout", Some("NAME"), Default::Text("the newest local segment's, else fifo"), &[ShmCreate],
+        "generation of the file format",
+        |t, v| some(&mut t.layout, typed::word(v))),
+    row("keywords", Some("N"), Default::Value("0"), &[ShmCreate],
+        "keywords to make room for, at least those given",
+        |t, v| put(&mut t.keywords, typed::whole(v, 0, limits::KEYWORDS_MAX))),
+    row("keyword", Some("NAME=VALUE"), Default::None, &[ShmCreate],
+        "a keyword: integer, float or text of at most 16 bytes; repeatable",
+        |t, v| { t.keyword.push(typed::keyword(v)?); Ok(()) }),
+    row("raw", Some("FILE|-"), Default::None, &[ShmWrite],
+        "frames as bytes, one after the other; - is standard input",
+        |t, v| some(&mut t.raw_file, typed::path(v))),
+    row("fill", Some("V"), Default::Text("each frame's counter"), &[ShmWrite],
+        "one value for all elements; the real part of complex ones",
+        |t, v| some(&mut t.fill, typed::word(v))),
+    row("rate", Some("HZ"), Default::None, &[ShmWrite],
+        "frames a second; without --count until interrupted, or to the end of --raw",
+        |t, v| some(&mut t.rate_hz, typed::rate(v))),
+    row("count", Some("N"), Default::None, &[ShmWrite],
+        "frames to write; a file begins again at its end",
+        |t, v| some(&mut t.count, typed::whole(v, 1, u64::MAX))),
+    row("text", None, Default::None, &[ShmRead],
+        "numbers in rows, as NumPy's loadtxt reads them (so without a flag, too)",
+        |t, _| { t.format = Format::Text; Ok(()) }),
+    row("raw", None, Default::None, &[ShmRead],
+        "the frame's bytes, nothing else",
+        |t, _| { t.format = Format::Raw; Ok(()) }),
+    row("json", None, Default::None, &[ShmRead],
+        "an object with the frame as nested lists; complex elements are [re, im], no numbers are null",
+        |t, _| { t.format = Format::Json; Ok(()) }),
+    row("wait", None, Default::None, &[ShmRead],
+        "wait for the next new frame",
+        |t, _| on(&mut t.wait)),
+    row("timeout", Some("S"), Default::Value("30"), &[ShmRead],
+        "longest wait for that frame, seconds",
+        |t, v| some(&mut t.timeout, typed::wait(v))),
+
+    row("json", None, Default::None, &[Discover, List, Get, Status, ShmList, ShmInfo],
+        "print JSON",
+        |t, _| on(&mut t.json)),
+    row("help", None, Default::None, ALL,
+        "print this help",
+        |t, _| on(&mut t.help)),
+    row("version", None, Default::None, &[Daemon],
+        "print the version",
+        |t, _| on(&mut t.version)),
+];
+
+fn role(text: &str) -> std::result::Result<Option<Role>, String> {
+    match text {
+        "auto" => Ok(None),
+        _ => Role::parse(text).map(Some).ok_or("it is none of master, minion, auto".into()),
+    }
+}
+
+/// The rows of this name: one, or several of different commands.
+pub fn named(long: &str) -> impl Iterator<Item = &'static Flag> {
+    FLAGS.iter().filter(move |flag| flag.long == long)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_goes_through_its_own_setter() {
+        for flag in FLAGS {
+            if let Default::Value(text) = flag.default {
+                assert_eq!((flag.set)(&mut Typed::default(), text), Ok(()), "--{}", flag.long);
+            }
+        }
+    }
+
+    #[test]
+    fn no_command_has_two_flags_of_one_name() {
+        for &command in ALL {
+            for flag in FLAGS {
+                let rows = named(flag.long).filter(|row| row.accepted_by(command)).count();
+                assert!(rows <= 1, "--{} of {command:?}", flag.long);
+            }
+        }
+    }
+
+    #[test]
+    fn every_flag_of_the_daemon_is_there() {
+        let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
+            redis-username redis-password-file shm-dir hostname advertise-ip bind control log-level help version"
+            .split_whitespace()
+            .collect();
+        let mut has: Vec<&str> =
+            FLAGS.iter().filter(|flag| flag.commands.contains(&Daemon)).map(|flag| flag.long).collect();
+        wanted.sort_unstable();
+        has.sort_unstable();
+        assert_eq!(has, wanted);
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused_by_their_setters() {
+        let bad = [
+            ("redis-port", "0"),
+            ("redis-port", "65536"),
+            ("redis-host", ""),
+            ("redis-host", "a b"),
+            ("role", "king"),
+            ("heartbeat-interval", "0"),
+            ("heartbeat-interval", "-1"),
+            ("heartbeat-interval", "nan"),
+            ("heartbeat-interval", "1e300"),
+            ("hostname", "a/b"),
+            ("advertise-ip", "0.0.0.0"),
+            ("bind", "localhost"),
+            ("log-level", "loud"),
+            ("workers", "257"),
+            ("shape", "8x0"),
+            ("dtype", "float16"),
+            ("depth", "0"),
+            ("keyword", "=1"),
+            ("rate", "0"),
+            ("rate", "inf"),
+            ("count", "0"),
+        ];
+        for (long, value) in bad {
+            let flag = named(long).next().unwrap();
+            assert!((flag.set)(&mut Typed::default(), value).is_err(), "--{long} {value}");
+        }
+    }
+}

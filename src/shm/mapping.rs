@@ -1,0 +1,167 @@
+//! Checked access to mapped bytes that other processes write at the same time.
+//!
+//! No reference to the bytes ever leaves this file, except to single atomics: fields are loaded and stored as atomics,
+//! pixels are copied between the mapping and private memory. Offsets are checked; one out of range is a bug of ours.
+#![allow(unsafe_code)] // raw pointers into the mapping
+
+use super::error::OpenError;
+use super::fault::Guard;
+use memmap2::{MmapOptions, MmapRaw};
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Bytes that one look of [`Mapping::matches`] compares: a cache line.
+const LINE_BYTES: usize = 64;
+
+/// A shared mapping of a whole segment. It may be sent to another thread, not shared by two.
+pub(super) struct Mapping {
+    // Before the memory: fields are dropped in order, and a guard must go before its range is unmapped.
+    guard: Guard,
+    memory: MmapRaw,
+    writable: bool,
+    // Two threads in one mapping would be sound, but nothing here is meant for it.
+    _not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+impl Mapping {
+    /// Maps the first `bytes` bytes of the file, which must have been opened for it.
+    pub fn new(file: &File, bytes: usize, writable: bool) -> Result<Mapping, OpenError> {
+        let mut options = MmapOptions::new();
+        options.len(bytes);
+        let memory = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
+        let memory = memory.map_err(|error| OpenError::io("map", &error))?;
+        let guard = Guard::new(memory.as_ptr() as usize, bytes)?;
+        Ok(Mapping { guard, memory, writable, _not_sync: std::marker::PhantomData })
+    }
+
+    /// Did the file shrink under the mapping? Then what was read is zeros in part, and what was written is nowhere.
+    pub fn lost(&self) -> bool {
+        self.guard.lost()
+    }
+
+    /// May it be written to?
+    pub fn writable(&self) -> bool {
+        self.writable
+    }
+
+    fn pointer(&self, offset: usize, bytes: usize) -> *mut u8 {
+        let end = offset.checked_add(bytes);
+        assert!(
+            end.is_some_and(|end| end <= self.memory.len()),
+            "{bytes} bytes at {offset} of a mapping of {} bytes",
+            self.memory.len()
+        );
+        self.memory.as_mut_ptr().wrapping_add(offset)
+    }
+
+    fn field(&self, offset: usize, bytes: usize) -> *mut u8 {
+        assert!(offset.is_multiple_of(bytes), "a field of {bytes} bytes at {offset}");
+        self.pointer(offset, bytes)
+    }
+
+    fn atomic8(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: inside the mapping (checked), which lives as long as `self`. Other processes' stores to it are what
+        // the atomic is for. Loads are all that happens where the mapping is read-only: `store*` check it.
+        unsafe { AtomicU8::from_ptr(self.field(offset, 1)) }
+    }
+
+    fn atomic16(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: as atomic8; aligned (checked, and the mapping begins at a page).
+        unsafe { AtomicU16::from_ptr(self.field(offset, 2).cast()) }
+    }
+
+    fn atomic32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as atomic16.
+        unsafe { AtomicU32::from_ptr(self.field(offset, 4).cast()) }
+    }
+
+    fn atomic64(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: as atomic16.
+        unsafe { AtomicU64::from_ptr(self.field(offset, 8).cast()) }
+    }
+
+    // Loads are Acquire and stores Release throughout. Their partners are the plain stores and loads of the C library
+    // in another process, which the compilers it is built with keep in order (its metadata is volatile) and which
+    // x86 keeps in order too; and our own writer's.
+
+    /// A byte.
+    pub fn load8(&self, offset: usize) -> u8 {
+        self.atomic8(offset).load(Ordering::Acquire)
+    }
+    /// Two bytes.
+    pub fn load16(&self, offset: usize) -> u16 {
+        self.atomic16(offset).load(Ordering::Acquire)
+    }
+    /// Four bytes.
+    pub fn load32(&self, offset: usize) -> u32 {
+        self.atomic32(offset).load(Ordering::Acquire)
+    }
+    /// Eight bytes.
+    pub fn load64(&self, offset: usize) -> u64 {
+        self.atomic64(offset).load(Ordering::Acquire)
+    }
+
+    fn assert_writable(&self) {
+        assert!(self.writable, "a store to a mapping that was opened for reading");
+    }
+
+    /// A byte.
+    pub fn store8(&self, offset: usize, value: u8) {
+        self.assert_writable();
+        self.atomic8(offset).store(value, Ordering::Release);
+    }
+    /// Four bytes.
+    pub fn store32(&self, offset: usize, value: u32) {
+        self.assert_writable();
+        self.atomic32(offset).store(value, Ordering::Release);
+    }
+    /// Eight bytes.
+    pub fn store64(&self, offset: usize, value: u64) {
+        self.assert_writable();
+        self.atomic64(offset).store(value, Ordering::Release);
+    }
+
+    /// Copies bytes out. They may change meanwhile: whether they did is the caller's to find out.
+    pub fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        let from = self.pointer(offset, to.len());
+        // SAFETY: both ranges are valid for their length (the mapping's is checked), and private memory does not
+        // overlap a mapping. Bytes that change during the copy give a mixture, and every mixture of bytes is a `u8`.
+        unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
+    }
+
+    /// Copies bytes in.
+    pub fn copy_in(&self, offset: usize, from: &[u8]) {
+        self.assert_writable();
+        let to = self.pointer(offset, from.len());
+        // SAFETY: as copy_out, the other way. Readers in other processes know that it may change under them.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+    }
+
+    /// Do the bytes at `offset` still equal the copy? Looks at all of them up to `lines` cache lines, else at so many
+    /// lines evenly spread, with the first and the last among them.
+    pub fn matches(&self, offset: usize, copy: &[u8], lines: usize) -> bool {
+        let all = copy.len().div_ceil(LINE_BYTES);
+        let looks = all.min(lines.max(2));
+        let mut line = [0u8; LINE_BYTES];
+        (0..looks).all(|look| {
+            let position = if looks < 2 { 0 } else { look * (all - 1) / (looks - 1) } * LINE_BYTES;
+            let part = &copy[position..copy.len().min(position + LINE_BYTES)];
+            let now = &mut line[..part.len()];
+            self.copy_out(offset + position, now);
+            // Without this the compiler could take the second look for the first: nothing it knows of wrote between.
+            std::sync::atomic::compiler_fence(Ordering::SeqCst);
+            now == part
+        })
+    }
+}
+
+/// Extends the file with zeros that have their place on the device.
+pub(super) fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
+    let bytes = libc::off_t::try_from(bytes).map_err(std::io::Error::other)?;
+    // SAFETY: takes a descriptor, which `file` keeps open, and numbers.
+    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes) } {
+        0 => Ok(()),
+        errno => Err(std::io::Error::from_raw_os_error(errno)),
+    }
+}

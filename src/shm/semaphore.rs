@@ -1,0 +1,124 @@
+//! The POSIX named semaphores beside a segment: `<base>_sem00` to `_sem09` and `<base>_semlog`.
+//!
+//! They are the C library's of this host, `sem_open` of glibc: readers in other programs sleep on them.
+#![allow(unsafe_code)] // sem_open and its family
+
+use super::layout::SEMAPHORES;
+use crate::naming;
+use std::ffi::CString;
+use std::io;
+
+/// A semaphore is posted only below this value: it says "there is news", not how much.
+const VALUE_MAX: libc::c_int = 1;
+/// Semaphores of a row that are looked for when cleaning up: two digits.
+const INDEX_MAX: usize = 100;
+
+struct Semaphore(*mut libc::sem_t);
+
+// SAFETY: a semaphore is made to be used from any thread; the pointer is valid until sem_close in `drop`.
+unsafe impl Send for Semaphore {}
+
+impl Semaphore {
+    fn open(name: &str) -> io::Result<Semaphore> {
+        let name = CString::new(name)?;
+        // SAFETY: a valid string; without O_CREAT there are no further arguments.
+        let semaphore = unsafe { libc::sem_open(name.as_ptr(), 0) };
+        if semaphore == libc::SEM_FAILED { Err(io::Error::last_os_error()) } else { Ok(Semaphore(semaphore)) }
+    }
+
+    fn create(name: &str) -> io::Result<Semaphore> {
+        let name = CString::new(name)?;
+        let (mode, value): (libc::c_uint, libc::c_uint) = (0o644, 0);
+        // SAFETY: a valid string; O_CREAT takes a mode and a value.
+        let semaphore = unsafe { libc::sem_open(name.as_ptr(), libc::O_CREAT, mode, value) };
+        if semaphore == libc::SEM_FAILED { Err(io::Error::last_os_error()) } else { Ok(Semaphore(semaphore)) }
+    }
+
+    fn post(&self) {
+        let mut value = 0;
+        // SAFETY: open until drop; `value` is valid for the call. Both calls are atomic towards other processes. If
+        // another writer posts between them the value reaches 2, which wakes a reader once more and harms nobody.
+        unsafe {
+            if libc::sem_getvalue(self.0, &mut value) == 0 && value < VALUE_MAX {
+                libc::sem_post(self.0);
+            }
+        }
+    }
+}
+
+impl Drop for Semaphore {
+    fn drop(&mut self) {
+        // SAFETY: open, and not used again.
+        unsafe { libc::sem_close(self.0) };
+    }
+}
+
+fn unlink(name: &str) -> io::Result<()> {
+    let name = CString::new(name)?;
+    // SAFETY: a valid string.
+    match unsafe { libc::sem_unlink(name.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The semaphores that a writer posts after every frame.
+pub(super) struct Semaphores {
+    row: Vec<Semaphore>,
+    log: Option<Semaphore>,
+}
+
+impl Semaphores {
+    /// Opens those there are, at most ten of the row: missing ones are left out, since a segment without readers that
+    /// wait needs none.
+    pub fn open(base: &str) -> Semaphores {
+        let row = (0..usize::from(SEMAPHORES)).map_while(|index| {
+            let name = naming::semaphore(base, index);
+            Semaphore::open(&name).ok()
+        });
+        Semaphores { row: row.collect(), log: Semaphore::open(&naming::semaphore_log(base)).ok() }
+    }
+
+    /// Wakes whoever waits: each semaphore that has not been posted since it was last waited for, then the log's.
+    pub fn post_all(&self) {
+        for semaphore in self.row.iter().chain(&self.log) {
+            semaphore.post();
+        }
+    }
+
+    /// How many of the row are open.
+    pub fn count(&self) -> usize {
+        self.row.len()
+    }
+}
+
+/// Makes exactly ten and the log's; those that exist are kept, for readers may wait on them, and a row that goes on
+/// is cut, for the library overflows its heap with an eleventh.
+pub(super) fn create(base: &str) -> io::Result<()> {
+    for index in 0..usize::from(SEMAPHORES) {
+        Semaphore::create(&naming::semaphore(base, index))?;
+    }
+    Semaphore::create(&naming::semaphore_log(base))?;
+    unlink_row(base, SEMAPHORES.into());
+    Ok(())
+}
+
+fn unlink_row(base: &str, from: usize) {
+    for index in from..INDEX_MAX {
+        if unlink(&naming::semaphore(base, index)).is_err() && index >= usize::from(SEMAPHORES) {
+            break;
+        }
+    }
+}
+
+/// Removes them all. Who has one open keeps it.
+pub(super) fn remove(base: &str) {
+    unlink_row(base, 0);
+    // There may be none.
+    let _ = unlink(&naming::semaphore_log(base));
+}
+
+/// How many semaphores `<base>_semNN` exist in a row from 00.
+pub fn semaphore_count(base: &str) -> usize {
+    (0..INDEX_MAX).take_while(|&index| Semaphore::open(&naming::semaphore(base, index)).is_ok()).count()
+}

@@ -1,0 +1,153 @@
+//! Frames into a segment, in the C library's order, so that its readers cannot tell the difference.
+
+use super::keyword::{KEYWORD_BYTES, Keyword};
+use super::layout::at;
+use super::segment::{FrameMeta, Segment};
+use super::semaphore::Semaphores;
+use crate::{naming, os::clock};
+use std::fmt;
+use std::sync::atomic::{Ordering, fence};
+
+/// Why a frame was not written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteError {
+    /// The segment was opened for reading.
+    ReadOnly,
+    /// So many bytes are no frame of this segment.
+    WrongSize {
+        /// Bytes given.
+        bytes: usize,
+        /// Bytes of a frame.
+        expected: usize,
+    },
+    /// Somebody creates the segment again in place, or did.
+    Changed,
+    /// The file shrank under the mapping.
+    Lost,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteError::ReadOnly => f.write_str("the segment was opened for reading"),
+            WriteError::WrongSize { bytes, expected } => {
+                write!(f, "{bytes} bytes are no frame of the segment, which has {expected}")
+            }
+            WriteError::Changed => f.write_str("the segment was created again while it was written"),
+            WriteError::Lost => f.write_str("the segment's file was truncated while it was written"),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {}
+
+/// The one writer of a segment: the format has no guard against a second.
+pub struct Writer {
+    segment: Segment,
+    semaphores: Semaphores,
+}
+
+impl Writer {
+    /// Takes over a segment that was opened for writing, and opens the semaphores it has.
+    pub fn new(segment: Segment) -> Result<Writer, WriteError> {
+        if !segment.mapping.writable() {
+            return Err(WriteError::ReadOnly);
+        }
+        let base = naming::semaphore_base(segment.path()).unwrap_or_default();
+        Ok(Writer { semaphores: Semaphores::open(&base), segment })
+    }
+
+    /// The segment.
+    pub fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// Did the file shrink under the mapping? Stays true.
+    pub fn lost(&self) -> bool {
+        self.segment.lost()
+    }
+
+    /// How many semaphores of the row it posts.
+    pub fn semaphores(&self) -> usize {
+        self.semaphores.count()
+    }
+
+    /// Writes a frame that is new in the world: time and counters are this host's. Gives its cnt0.
+    pub fn write(&mut self, pixels: &[u8]) -> Result<u64, WriteError> {
+        self.put(pixels, |map, block| map.store64(block + at::ATIME, clock::realtime_ns() as u64))
+    }
+
+    /// Writes a frame of another segment: cnt1, cnt2 and time are the source's, and cnt0 grows by 1 whatever the
+    /// source's does, since readers wait for it to grow. Gives the cnt0.
+    pub fn write_mirrored(&mut self, pixels: &[u8], source: &FrameMeta) -> Result<u64, WriteError> {
+        self.put(pixels, |map, block| {
+            map.store64(block + at::ATIME, source.atime_ns as u64);
+            map.store64(block + at::CNT1, source.cnt1);
+            map.store64(block + at::CNT2, source.cnt2);
+        })
+    }
+
+    fn check(&self) -> Result<(), WriteError> {
+        if self.segment.lost() {
+            Err(WriteError::Lost)
+        } else if self.segment.shape_changed() {
+            // The loads of that check may have been what faulted.
+            Err(if self.segment.lost() { WriteError::Lost } else { WriteError::Changed })
+        } else {
+            Ok(())
+        }
+    }
+
+    fn put(
+        &mut self,
+        pixels: &[u8],
+        stamp: impl FnOnce(&super::mapping::Mapping, usize),
+    ) -> Result<u64, WriteError> {
+        let spec = self.segment.spec();
+        let expected = spec.frame_bytes();
+        if pixels.len() != expected {
+            return Err(WriteError::WrongSize { bytes: pixels.len(), expected });
+        }
+        self.check()?;
+        let map = &self.segment.mapping;
+        let last = self.segment.last_written();
+        if last >= spec.depth {
+            return Err(WriteError::Changed);
+        }
+        let slot = (last + 1) % spec.depth;
+        let block = spec.metadata_offset(slot);
+        map.store8(block + at::WRITE, 1);
+        // The flag before the pixels. Partner: the fence of a reader between its copy and its second look at the flag.
+        fence(Ordering::SeqCst);
+        map.copy_in(spec.data_offset(slot), pixels);
+        // Release, so after the pixels. Partner: the reader's first look at the flag.
+        map.store8(block + at::WRITE, 0);
+        if let Some(offset) = spec.layout.depth_offset() {
+            map.store32(offset + 4, slot);
+        }
+        stamp(map, block);
+        let counter = self.segment.cnt0(last).wrapping_add(1);
+        // Last, and Release: who sees the new counter sees all of the frame. Partner: the reader's load of it.
+        map.store64(block + at::CNT0, counter);
+        self.semaphores.post_all();
+        if self.segment.lost() { Err(WriteError::Lost) } else { Ok(counter) }
+    }
+
+    /// Writes the keywords; what is beyond the segment's number of them is left out, and the rest becomes unused.
+    pub fn set_keywords(&mut self, keywords: &[Keyword]) -> Result<(), WriteError> {
+        let unused = super::create::UNUSED_KEYWORD;
+        let count = usize::from(self.segment.spec().keywords);
+        let given = keywords.iter().map(Keyword::encode).chain(std::iter::repeat(unused));
+        let bytes: Vec<u8> = given.take(count).flatten().collect();
+        self.set_keywords_raw(&bytes)
+    }
+
+    /// Writes the keywords as they stand in another segment, whole ones only, as many as this one has.
+    pub fn set_keywords_raw(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.check()?;
+        let room = bytes.len().min(self.segment.keywords_bytes());
+        let whole = room - room % KEYWORD_BYTES;
+        self.segment.mapping.copy_in(self.segment.spec().keywords_offset(), &bytes[..whole]);
+        if self.segment.lost() { Err(WriteError::Lost) } else { Ok(()) }
+    }
+}
