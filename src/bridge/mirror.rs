@@ -146,8 +146,8 @@ impl Mirror {
     /// The frame becomes visible, whole: pixels under `write = 1`, then the marks, then the semaphores.
     fn publish(&mut self, header: &FrameHeader) -> Result<(), Ended> {
         let FrameKind::Frame = header.kind else { return Ok(()) };
-        let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
         self.take_keywords(header)?;
+        let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
         let meta =
             FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns };
         self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;
