@@ -16,6 +16,7 @@ pub mod dtype;
 pub mod error;
 pub mod limits;
 pub mod log;
+pub mod metrics;
 pub mod naming;
 pub mod os;
 pub mod settings;

@@ -1,4 +1,9 @@
-//! What the operating system gives: clocks, threads, signals, interfaces. Knows nothing of DAO.
+//! What the operating system gives: clocks, threads, signals, interfaces, and the corners of libzmq that need `unsafe`.
+//! Knows nothing of DAO.
 
 pub mod clock;
 pub mod interfaces;
+pub mod process;
+pub mod signals;
+pub mod threads;
+pub mod zmq_ext;

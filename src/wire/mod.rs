@@ -1,3 +1,7 @@
 //! Bytes to values and back: our frame, requests, records, control messages, times. Pure: no I/O.
 
+pub mod control;
+pub mod frame;
+pub mod loss;
+pub mod record;
 pub mod time;

@@ -1,0 +1,198 @@
+//! The control protocol: one JSON object a line, each way.
+//!
+//! `{"id": 1, "op": "ping"}` is answered by `{"id": 1, "ok": ...}` or
+//! `{"id": 1, "error": {"kind": "KeyError", "message": "..."}}`.
+
+use crate::error::{Error, Kind};
+use crate::limits;
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Op {
+    Ping,
+    Status,
+    ListMachines,
+    GetRemoteShm { hostname: String, shm: String, bidirectional: bool, timeout: Duration },
+    ReleaseRemoteShm { hostname: String, shm: String },
+    DeregisterMachine { hostname: Option<String> },
+    CleanupStaleMachines { ttl: Duration },
+}
+
+/// One line from a client: its id, echoed as it came, and the operation or why it is none.
+pub struct Asked {
+    /// Echoed; null where the line had none.
+    pub id: Value,
+    /// The operation.
+    pub op: Result<Op, Error>,
+}
+
+fn text(map: &Map<String, Value>, field: &str) -> Result<String, Error> {
+    let value = map.get(field).and_then(Value::as_str);
+    value
+        .map(str::to_owned)
+        .ok_or_else(|| Error::new(Kind::Value, format!("'{field}' is missing or no string.")))
+}
+
+fn seconds(map: &Map<String, Value>, field: &str, default: Duration) -> Result<Duration, Error> {
+    match map.get(field) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => value
+            .as_f64()
+            .filter(|seconds| (0.0..=86_400.0 * 366.0).contains(seconds))
+            .map(Duration::from_secs_f64)
+            .ok_or_else(|| Error::new(Kind::Value, format!("'{field}' is no number of seconds."))),
+    }
+}
+
+fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
+    Ok(match text(map, "op")?.as_str() {
+        "ping" => Op::Ping,
+        "status" => Op::Status,
+        "list_machines" => Op::ListMachines,
+        "get_remote_shm" => Op::GetRemoteShm {
+            hostname: text(map, "hostname")?,
+            shm: text(map, "shm")?,
+            bidirectional: map.get("bidirectional").and_then(Value::as_bool).unwrap_or(false),
+            timeout: seconds(map, "timeout_s", limits::RECORD_TIMEOUT)?,
+        },
+        "release_remote_shm" => {
+            Op::ReleaseRemoteShm { hostname: text(map, "hostname")?, shm: text(map, "shm")? }
+        }
+        "deregister_machine" => Op::DeregisterMachine {
+            hostname: map
+                .get("hostname")
+                .filter(|value| !value.is_null())
+                .map(|_| text(map, "hostname"))
+                .transpose()?,
+        },
+        "cleanup_stale_machines" => {
+            Op::CleanupStaleMachines { ttl: seconds(map, "ttl_seconds", limits::MACHINE_TTL)? }
+        }
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            return Err(Error::new(Kind::Value, format!("Unknown op '{shown}'.")));
+        }
+    })
+}
+
+/// Reads one line.
+pub fn parse_line(line: &str) -> Asked {
+    match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(map)) => {
+            Asked { id: map.get("id").cloned().unwrap_or(Value::Null), op: parse_op(&map) }
+        }
+        Ok(_) => Asked { id: Value::Null, op: Err(Error::new(Kind::Value, "A line must be a JSON object.")) },
+        Err(error) => Asked {
+            id: Value::Null,
+            op: Err(Error::new(Kind::Value, format!("No JSON at column {}: {error}", error.column()))),
+        },
+    }
+}
+
+/// The line that asks for an operation, without its line break.
+pub fn ask(id: u64, op: &Op) -> String {
+    let mut value = match op {
+        Op::Ping => json!({"op": "ping"}),
+        Op::Status => json!({"op": "status"}),
+        Op::ListMachines => json!({"op": "list_machines"}),
+        Op::GetRemoteShm { hostname, shm, bidirectional, timeout } => json!({
+            "op": "get_remote_shm", "hostname": hostname, "shm": shm,
+            "bidirectional": bidirectional, "timeout_s": timeout.as_secs_f64(),
+        }),
+        Op::ReleaseRemoteShm { hostname, shm } => {
+            json!({"op": "release_remote_shm", "hostname": hostname, "shm": shm})
+        }
+        Op::DeregisterMachine { hostname } => json!({"op": "deregister_machine", "hostname": hostname}),
+        Op::CleanupStaleMachines { ttl } => {
+            json!({"op": "cleanup_stale_machines", "ttl_seconds": ttl.as_secs_f64()})
+        }
+    };
+    value["id"] = json!(id);
+    value.to_string()
+}
+
+/// The line that answers, without its line break.
+pub fn answer(id: &Value, result: &Result<Value, Error>) -> String {
+    match result {
+        Ok(value) => json!({"id": id, "ok": value}),
+        Err(error) => {
+            json!({"id": id, "error": {"kind": error.kind.python_name(), "message": error.message}})
+        }
+    }
+    .to_string()
+}
+
+/// Reads an answer: its id and what it says.
+pub fn parse_answer(line: &str) -> Result<(Value, Result<Value, Error>), String> {
+    let mut map = match serde_json::from_str::<Value>(line) {
+        Ok(Value::Object(map)) => map,
+        _ => return Err("the daemon's answer is no JSON object".to_owned()),
+    };
+    let id = map.remove("id").unwrap_or(Value::Null);
+    if let Some(value) = map.remove("ok") {
+        return Ok((id, Ok(value)));
+    }
+    let error =
+        map.get("error").and_then(Value::as_object).ok_or("the daemon's answer has neither ok nor error")?;
+    let field = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or("unknown");
+    Ok((id, Err(Error::new(Kind::from_python_name(field("kind")), field("message")))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_op_comes_back_as_it_was_asked() {
+        let ops = [
+            Op::Ping,
+            Op::Status,
+            Op::ListMachines,
+            Op::GetRemoteShm {
+                hostname: "a".into(),
+                shm: "b".into(),
+                bidirectional: true,
+                timeout: Duration::from_millis(1_500),
+            },
+            Op::ReleaseRemoteShm { hostname: "a".into(), shm: "b".into() },
+            Op::DeregisterMachine { hostname: None },
+            Op::DeregisterMachine { hostname: Some("a".into()) },
+            Op::CleanupStaleMachines { ttl: Duration::from_secs(7) },
+        ];
+        for op in ops {
+            let asked = parse_line(&ask(3, &op));
+            assert_eq!(asked.id, json!(3));
+            assert_eq!(asked.op, Ok(op));
+        }
+    }
+
+    #[test]
+    fn an_answer_comes_back_as_it_was_given() {
+        for result in
+            [Ok(json!({"path": "x"})), Err(Error::new(Kind::Key, "No machine 'x' registered in Redis."))]
+        {
+            assert_eq!(parse_answer(&answer(&json!(1), &result)), Ok((json!(1), result)));
+        }
+    }
+
+    #[test]
+    fn a_malformed_line_names_its_position() {
+        let error = parse_line("{\"id\": 1,,}").op.unwrap_err();
+        assert!(error.message.contains("column 10"), "{error}");
+        assert!(parse_line("{\"op\": \"get_remote_shm\", \"hostname\": 3}").op.is_err());
+        assert!(parse_line("{\"op\": \"fly\"}").op.unwrap_err().message.contains("'fly'"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_too_strange(line in "\\PC*") {
+            let asked = parse_line(&line);
+            let _ = answer(&asked.id, &asked.op.map(|_| Value::Null));
+            let _ = parse_answer(&line);
+        }
+    }
+}
