@@ -14,7 +14,7 @@
 //! | 8 | u8 | atype |
 //! | 9 | u8 | naxis |
 //! | 10 | u16 | keywords of the segment |
-//! | 12 | u32[3] | size, unused axes 0 |
+//! | 12 | 3 x u32 | size, unused axes 0 |
 //! | 24 | u64 | boot id of the publisher |
 //! | 32 | u64 | sequence number, from 1; of `alive`: that of the last frame, 0 before the first |
 //! | 40, 48, 56 | u64 | cnt0, cnt1, cnt2 of the source |
