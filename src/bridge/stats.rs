@@ -100,6 +100,15 @@ impl MirrorStats {
         heard_ns != 0 && clock::monotonic_ns() - heard_ns < crate::limits::LINK_SILENT_MAX.as_nanos() as i64
     }
 
+    /// The losses so far, for a ledger that goes on from them.
+    pub fn lost(&self) -> Lost {
+        Lost {
+            lapped: self.lapped.load(Relaxed),
+            queue_full: self.queue_full.load(Relaxed),
+            transport: self.transport.load(Relaxed),
+        }
+    }
+
     /// Copies the ledger's sums, which the worker keeps without atomics.
     pub fn set_lost(&self, lost: &Lost) {
         self.lapped.store(lost.lapped, Relaxed);

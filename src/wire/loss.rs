@@ -37,6 +37,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// New books that go on from these losses.
+    pub fn continuing(lost: Lost) -> Ledger {
+        Ledger { lost, ..Ledger::default() }
+    }
+
     /// Books one message. Another boot id starts a new count: what was lost between two publishers is unknown.
     pub fn on_message(&mut self, header: &FrameHeader) -> Arrival {
         let Some(last) = self.last.filter(|last| last.boot_id == header.boot_id) else {
