@@ -8,7 +8,9 @@
 //! 1. `write` was 0 before it, and the slot's stamp (cnt0, cnt1, cnt2, time, and the fields of partial writes) the one
 //!    of the frame that was asked for;
 //! 2. `write` was 0 after it, and the stamp the same, with fences so that the pixels are loaded between the two looks:
-//!    a writer that was in the slot at either moment is seen, and one that came and went in between has moved cnt0;
+//!    a writer that was in the slot at either moment is seen, and one that came and went in between has moved cnt0.
+//!    In a ring the slot must not be the last one under a counter older than its neighbour's: so it is between the
+//!    writer's steps 3 and 4;
 //! 3. a second look at the pixels agrees with the copy: the witness. It is for a writer that came *and cleared
 //!    `write`* during the copy, but was interrupted before it stored time and counter, so that 2. sees nothing. Then
 //!    the slot holds the new pixels throughout, and the first part of the copy the old ones. Frames of up to
@@ -18,7 +20,10 @@
 //!
 //! # What remains
 //!
-//! A frame larger than the witness, whose writer was interrupted in those few instructions after it had overtaken our
+//! With one slot, a copy that begins and ends between the writer's clearing of `write` and its counter: it is whole,
+//! and it is the next frame under the last one's counter, so that frame may come twice. In a ring the same holds for
+//! the oldest slot between the writer's clearing of `write` and the next store, if it is interrupted there. Then, a
+//! frame larger than the witness, whose writer was interrupted in those few instructions after it had overtaken our
 //! copy, and which differs from its predecessor only between the lines that are compared. [`Reader::still_whole`],
 //! asked later, sees the counter that has moved by then. And frames that arrive in parts (`packetNb`): the format
 //! clears `write` after each part, so between two parts the slot holds a mixture under the old counter; a copy in
@@ -34,6 +39,9 @@ const WITNESS_LINES: usize = 64;
 const ATTEMPTS: u32 = 4;
 /// Looks at `write` before a frame is given up for this time: some microseconds, a small frame's copy.
 const WRITE_LOOKS: u32 = 200;
+/// Spins before the last look at a ring's oldest frame, up to a microsecond: a writer that has just cleared `write`
+/// there has said so in `fifo_last_written` by then.
+const SETTLE_SPINS: u32 = 32;
 /// Bytes copied before looking whether the writer has come: a torn copy need not be finished.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -97,7 +105,9 @@ impl Reader {
 
     /// Is it worth calling `read_next`? A handful of loads, and no system call.
     pub fn has_news(&self) -> bool {
-        self.segment.newest().1 != self.seen || self.segment.creation() != self.creation
+        self.segment.newest().1 != self.seen
+            || self.segment.creation() != self.creation
+            || self.segment.lost()
     }
 
     /// The next frame that was not returned yet: of a ring the oldest that is still there, else the newest. The buffer
@@ -220,6 +230,10 @@ impl Reader {
             }
             std::hint::spin_loop();
         }
+        // With the pixels of the next frame and the counter of the last: in a ring that can be told.
+        if self.segment.unfinished(slot) {
+            return Copied::Torn;
+        }
         let stamp = self.stamp(slot);
         if counter != stamp.meta.cnt0 {
             return Copied::Torn;
@@ -228,7 +242,7 @@ impl Reader {
         let untouched = || {
             // The pixels before the flag and the stamp. Partner: the writer's fence between its flag and its pixels.
             fence(Ordering::SeqCst);
-            !self.writing(slot) && self.stamp(slot) == stamp
+            !self.writing(slot) && self.stamp(slot) == stamp && !self.segment.unfinished(slot)
         };
         let mut done = 0;
         for chunk in buffer.chunks_mut(CHUNK_BYTES) {
@@ -239,6 +253,11 @@ impl Reader {
             }
         }
         let witness = self.segment.mapping.matches(offset, buffer, WITNESS_LINES);
+        if self.segment.next_to_write(slot) {
+            for _ in 0..SETTLE_SPINS {
+                std::hint::spin_loop();
+            }
+        }
         if witness && untouched() { Copied::Whole(stamp.meta) } else { Copied::Torn }
     }
 }

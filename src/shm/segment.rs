@@ -155,6 +155,18 @@ impl Segment {
         if counter < counter_before { (before, counter_before) } else { (slot, counter) }
     }
 
+    /// Is a slot of a ring the last one already, and still under the counter that it had a turn ago?
+    pub(super) fn unfinished(&self, slot: u32) -> bool {
+        self.spec.depth > 1
+            && self.last_written() == slot
+            && self.cnt0(slot) < self.cnt0(self.slot_before(slot, 1))
+    }
+
+    /// Is a slot of a ring the one that the writer goes to next?
+    pub(super) fn next_to_write(&self, slot: u32) -> bool {
+        self.spec.depth > 1 && self.slot_before(slot, 1) == self.last_written()
+    }
+
     /// Counters and time of a slot, whatever state it is in. A slot that the ring does not have gives zeros.
     pub fn meta(&self, slot: u32) -> FrameMeta {
         if slot >= self.spec.depth {
