@@ -1,4 +1,5 @@
-//! What other people do to segment files: garbage, truncation, another shape in place, another file of the name.
+//! What other people do to segment files: garbage, truncation, another shape in place, another file of the
+//! name.
 #![allow(clippy::unwrap_used, unsafe_code)] // helpers of tests; a foreign mapping that must fault
 
 #[path = "common/shm.rs"]
@@ -413,6 +414,33 @@ fn a_mirror_counts_up_whatever_its_source_does() {
     assert!(matches!(writer.write(&[1; 63]), Err(WriteError::WrongSize { bytes: 63, expected: 64 })));
     let reading = Segment::open(&path, Access::Read).unwrap();
     assert!(matches!(Writer::new(reading), Err(WriteError::ReadOnly)));
+}
+
+#[test]
+fn a_semaphore_file_cut_short_is_left_out_and_mended() {
+    let place = Place::new();
+    let (path, segment) = place.create("cut", "8x8", DType::U8, 1);
+    let base = daoserver::naming::semaphore_base(&path).unwrap();
+    fs::write(format!("/dev/shm/sem.{base}_sem03"), b"").unwrap();
+    let mut writer = Writer::new(segment).unwrap();
+    assert_eq!(writer.semaphores(), 3);
+    writer.write(&[1; 64]).unwrap();
+    let segment = shm::create(&path, &spec("8x8", DType::U8, 1), &[]).unwrap();
+    assert_eq!(Writer::new(segment).unwrap().semaphores(), 10);
+}
+
+#[test]
+fn an_eleventh_semaphore_is_cut_off() {
+    let place = Place::new();
+    let (path, segment) = place.create("row", "8x8", DType::U8, 1);
+    drop(segment);
+    let base = daoserver::naming::semaphore_base(&path).unwrap();
+    for extra in ["sem10", "sem11"] {
+        fs::copy(format!("/dev/shm/sem.{base}_sem00"), format!("/dev/shm/sem.{base}_{extra}")).unwrap();
+    }
+    assert_eq!(shm::semaphore_count(&base), 12);
+    shm::create(&path, &spec("8x8", DType::U8, 1), &[]).unwrap();
+    assert_eq!(shm::semaphore_count(&base), 10);
 }
 
 /// Reads whatever opens, all the ways there are.
