@@ -275,8 +275,8 @@ impl Publisher {
                 if let Some(head) = message.first_chunk_mut() {
                     alive.encode(head);
                 }
-                // A queue that is full needs no sign of life.
-                let _ = self.socket.send_small(TOPIC_DAO, &message);
+                let sent = self.socket.send_small(TOPIC_DAO, &message);
+                sent.map_err(|error| Ended::Socket(error.to_string()))?;
             }
         }
         Ok(())

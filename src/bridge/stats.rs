@@ -48,7 +48,8 @@ pub struct PublisherStats {
     pub frames: AtomicU64,
     /// Overwritten by the source's writer before we had them.
     pub lapped: AtomicU64,
-    /// Found a full queue, of one subscriber or of all.
+    /// Times that a subscriber's queue was found full. From then on it loses frames until it has drained; how many,
+    /// its mirror counts.
     pub queue_full: AtomicU64,
     /// Times that a frame could not be copied whole because its writer was at it; it is tried again.
     pub busy: AtomicU64,

@@ -87,6 +87,8 @@ pub struct Reader {
     segment: Segment,
     /// Counter of the frame returned last, 0 before the first.
     seen: u64,
+    /// Was any frame returned? A segment that was never written has one too, with counter 0.
+    started: bool,
     creation: u64,
     restarted: bool,
     /// Slot and counter of the frame that is in the caller's buffer.
@@ -97,7 +99,7 @@ impl Reader {
     /// Starts at the newest frame: that is the first that `read_next` gives.
     pub fn new(segment: Segment) -> Reader {
         let creation = segment.creation();
-        Reader { segment, seen: 0, creation, restarted: false, held: (0, 0) }
+        Reader { segment, seen: 0, started: false, creation, restarted: false, held: (0, 0) }
     }
 
     /// The segment.
@@ -187,7 +189,7 @@ impl Reader {
     fn choose(&self, (slot, counter): (u32, u64), attempt: u32) -> (u32, u64) {
         let depth = u64::from(self.segment.spec().depth);
         let kept = depth.saturating_sub(attempt.into());
-        if kept <= 1 || attempt >= 2 || self.seen == 0 && !self.restarted {
+        if kept <= 1 || attempt >= 2 || !self.started && !self.restarted {
             return (slot, counter);
         }
         let oldest = (self.seen + 1).max((counter + 1).saturating_sub(kept));
@@ -202,8 +204,8 @@ impl Reader {
             return trouble;
         }
         let restarted = std::mem::take(&mut self.restarted);
-        let first = self.seen == 0;
-        let lapped = if first { 0 } else { meta.cnt0.saturating_sub(self.seen).saturating_sub(1) };
+        let unknown = restarted || !std::mem::replace(&mut self.started, true);
+        let lapped = if unknown { 0 } else { meta.cnt0.saturating_sub(self.seen).saturating_sub(1) };
         self.seen = meta.cnt0;
         self.held = (slot, meta.cnt0);
         Outcome::Frame { meta, lapped, restarted }

@@ -61,9 +61,10 @@ impl Ledger {
         // Frames with a number that passed us by: all before a frame; up to and with the number of an `alive`.
         let reached = header.seq.saturating_sub(u64::from(header.kind == FrameKind::Frame));
         let missing = reached.saturating_sub(self.counted_to.max(last.seq));
-        let queue_full = header.queue_full_total.saturating_sub(last.queue_full_total).min(missing);
-        self.lost.queue_full += queue_full;
-        self.lost.transport += missing - queue_full;
+        // A link delivers in order or breaks. libzmq tells the owner when a queue fills up, and then drops in silence
+        // until it has drained: a gap over which a queue was full is that queue's, all of it.
+        let queue_was_full = header.queue_full_total > last.queue_full_total;
+        *(if queue_was_full { &mut self.lost.queue_full } else { &mut self.lost.transport }) += missing;
         self.lost.lapped += header.lapped_total.saturating_sub(last.lapped_total);
         self.counted_to = self.counted_to.max(reached);
         let arrival = match header.kind {
@@ -119,13 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_the_queues_as_far_as_the_queue_says_so() {
+    fn a_gap_is_the_queues_if_a_queue_was_full_meanwhile_and_else_the_links() {
         let mut ledger = Ledger::default();
         ledger.on_message(&header(1));
-        ledger.on_message(&FrameHeader { queue_full_total: 2, ..header(5) });
-        assert_eq!(ledger.lost, Lost { lapped: 0, queue_full: 2, transport: 1 });
+        ledger.on_message(&FrameHeader { queue_full_total: 1, ..header(5) });
+        assert_eq!(ledger.lost, Lost { lapped: 0, queue_full: 3, transport: 0 });
         ledger.on_message(&FrameHeader { queue_full_total: 9, lapped_total: 4, ..header(6) });
-        assert_eq!(ledger.lost, Lost { lapped: 4, queue_full: 2, transport: 1 });
+        assert_eq!(ledger.lost, Lost { lapped: 4, queue_full: 3, transport: 0 });
+        ledger.on_message(&FrameHeader { queue_full_total: 9, lapped_total: 4, ..header(8) });
+        assert_eq!(ledger.lost, Lost { lapped: 4, queue_full: 3, transport: 1 });
     }
 
     #[test]
