@@ -3,7 +3,7 @@
 use super::super::commands::{Source, Write};
 use super::{kind_of_io, open, values};
 use crate::error::{Error, Kind, Result};
-use crate::os::{scheduling, signals};
+use crate::os::{clock, scheduling, signals};
 use crate::shm::{Access, SegmentSpec, Writer};
 use std::fs::File;
 use std::io::{self, Read, Seek};
