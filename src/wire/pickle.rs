@@ -1,0 +1,558 @@
+//! The Python wire: a pickle of one numeric NumPy array.
+//!
+//! Writing: [`Frame`] gives the constant bytes before and after the pixels. Reading: [`decode`] knows the few opcodes
+//! and globals that such an array needs, in protocols 2 to 5, and refuses everything else. Nothing is executed: a
+//! "call" of a known global makes a value of ours. Nothing recurses: values stand in one list and name each other by
+//! their place in it. The work is linear in the message, the values are bounded by [`VALUES_MAX`], and no byte of the
+//! pixels is copied here.
+//!
+//! Source: Python's `pickletools`, and what NumPy's `ndarray.__reduce__` and `__reduce_ex__(5)` give.
+
+use crate::dtype::{DType, Shape};
+use crate::wire::frame::Refused;
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Opcodes of one message: a real array has about 60.
+const OPS_MAX: usize = 400;
+/// Values, memo entries and stack entries of one message.
+const VALUES_MAX: usize = 400;
+/// Bytes of a global's module and name: the longest real one has 33.
+const GLOBAL_BYTES_MAX: usize = 64;
+
+/// The bytes around the pixels of every frame of one segment: prefix, pixels (C order, little-endian), suffix.
+///
+/// Protocol 3 and `numpy.core.multiarray._reconstruct`, which every NumPy from 1.16 on loads without a warning, as a
+/// writable array.
+pub struct Frame {
+    /// Before the pixels.
+    pub prefix: Vec<u8>,
+    /// After them.
+    pub suffix: &'static [u8],
+}
+
+/// Bytes of the longest prefix.
+pub const PREFIX_BYTES_MAX: usize = 192;
+/// Bytes of the suffix.
+pub const SUFFIX_BYTES: usize = 3;
+
+impl Frame {
+    /// For frames of this shape and type.
+    pub fn new(shape: &Shape, dtype: DType) -> Frame {
+        let mut prefix = Vec::with_capacity(PREFIX_BYTES_MAX);
+        let mut put = |bytes: &[u8]| prefix.extend_from_slice(bytes);
+        put(b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n"); // PROTO 3, GLOBAL
+        put(b"cnumpy\nndarray\nK\x00\x85C\x01b\x87R"); // (ndarray, (0,), b'b'), REDUCE
+        put(b"(K\x01"); // MARK: the state begins with its version
+        for axis in shape.axes() {
+            put(b"\x8a\x05"); // LONG1 of five bytes: any u32 is positive in it
+            put(&axis.to_le_bytes());
+            put(&[0]);
+        }
+        put(&[[0x85, 0x86, 0x87][shape.axes().len() - 1]]); // TUPLE1 to TUPLE3
+        put(b"cnumpy\ndtype\nX\x02\x00\x00\x00"); // GLOBAL, BINUNICODE of two
+        put(&code(dtype));
+        put(b"\x89\x88\x87R(K\x03X\x01\x00\x00\x00"); // (code, False, True), REDUCE, MARK, version, BINUNICODE of one
+        put(if dtype.bytes() == 1 { b"|" } else { b"<" });
+        put(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"); // the rest of a plain dtype's state, TUPLE, BUILD
+        put(b"\x89B"); // not Fortran order, BINBYTES
+        put(&(shape.frame_bytes(dtype) as u32).to_le_bytes());
+        Frame { prefix, suffix: b"tb." }
+    }
+}
+
+const _: () = assert!(crate::limits::FRAME_BYTES_MAX <= u32::MAX as usize);
+
+/// NumPy's two characters for a type: `u2`, `f4`, `c8`. complex128 has three, but its size fits: `c16` is `D`.
+fn code(dtype: DType) -> [u8; 2] {
+    let kind = match dtype {
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 => b'u',
+        DType::I8 | DType::I16 | DType::I32 | DType::I64 => b'i',
+        DType::F32 | DType::F64 => b'f',
+        DType::C64 => b'c',
+        DType::C128 => return *b"=D",
+    };
+    [kind, b'0' + dtype.bytes() as u8]
+}
+
+/// The type behind NumPy's name of it in a pickle, without byte order.
+fn dtype_from_code(code: &str) -> Option<DType> {
+    if matches!(code, "D" | "=D") {
+        return Some(DType::C128);
+    }
+    crate::dtype::TABLE.iter().map(|row| row.0).find(|dtype| {
+        let text = match dtype {
+            DType::C128 => "c16".to_owned(),
+            _ => String::from_utf8_lossy(&self::code(*dtype)).into_owned(),
+        };
+        text == code
+    })
+}
+
+/// An array as the message holds it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Array<'a> {
+    /// Its shape.
+    pub shape: Shape,
+    /// Its type.
+    pub dtype: DType,
+    /// Elements are big-endian in `bytes`.
+    pub big_endian: bool,
+    /// Elements are in Fortran's order in `bytes`.
+    pub fortran: bool,
+    /// The elements. Owned only where protocol 2 wrapped them into text.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl Array<'_> {
+    /// The elements in C order, little-endian: as they are where they are so already.
+    pub fn pixels(&self) -> Cow<'_, [u8]> {
+        let swap = self.big_endian && self.dtype.bytes() > 1;
+        let reorder = self.fortran && self.shape.axes().len() > 1;
+        if !swap && !reorder {
+            return Cow::Borrowed(&self.bytes);
+        }
+        let element = self.dtype.bytes();
+        // The two parts of a complex number are swapped each for itself.
+        let part = if matches!(self.dtype, DType::C64 | DType::C128) { element / 2 } else { element };
+        let mut pixels = Vec::with_capacity(self.bytes.len());
+        for index in 0..self.shape.elements() {
+            let from = if reorder { self.fortran_index(index) } else { index } * element;
+            let Some(bytes) = self.bytes.get(from..from + element) else { break };
+            for part in bytes.chunks(part) {
+                if swap { pixels.extend(part.iter().rev()) } else { pixels.extend_from_slice(part) }
+            }
+        }
+        Cow::Owned(pixels)
+    }
+
+    /// Where the element with this C index stands in Fortran order.
+    fn fortran_index(&self, mut c_index: usize) -> usize {
+        let axes = self.shape.axes();
+        let mut position = [0usize; 3];
+        for (axis, place) in axes.iter().zip(&mut position).rev() {
+            *place = c_index % *axis as usize;
+            c_index /= *axis as usize;
+        }
+        let mut stride = 1;
+        let mut index = 0;
+        for (axis, place) in axes.iter().zip(position) {
+            index += place * stride;
+            stride *= *axis as usize;
+        }
+        index
+    }
+}
+
+/// The globals that are known, and what a call of each makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Global {
+    Reconstruct,
+    FromBuffer,
+    NdArray,
+    DType,
+    CodecsEncode,
+}
+
+fn global(module: &[u8], name: &[u8]) -> Result<Global, Refused> {
+    match (module, name) {
+        (b"numpy.core.multiarray" | b"numpy._core.multiarray", b"_reconstruct") => Ok(Global::Reconstruct),
+        (b"numpy.core.numeric" | b"numpy._core.numeric", b"_frombuffer") => Ok(Global::FromBuffer),
+        (b"numpy", b"ndarray") => Ok(Global::NdArray),
+        (b"numpy", b"dtype") => Ok(Global::DType),
+        (b"_codecs", b"encode") => Ok(Global::CodecsEncode),
+        _ => Err(Refused::PickleGlobal),
+    }
+}
+
+/// A value's place in [`Machine::values`].
+type Id = usize;
+
+#[derive(Clone, Debug)]
+enum Value {
+    None,
+    Bool(bool),
+    Int(i64),
+    /// Bytes of the message.
+    Bytes(Range<usize>),
+    /// Text of the message, valid UTF-8.
+    Text(Range<usize>),
+    /// Bytes that are one character each in this text: protocol 2 has no other way.
+    Latin1(Range<usize>),
+    /// A part of [`Machine::items`].
+    Tuple(Range<usize>),
+    Global(Global),
+    DType { dtype: DType, big_endian: bool },
+    /// What `_reconstruct` gives: an array without its state.
+    Blank,
+    Array { shape: Shape, dtype: DType, big_endian: bool, fortran: bool, data: Id },
+}
+
+struct Machine<'a> {
+    message: &'a [u8],
+    at: usize,
+    values: Vec<Value>,
+    /// The members of all tuples.
+    items: Vec<Id>,
+    stack: Vec<Id>,
+    marks: Vec<usize>,
+    memo: Vec<Option<Id>>,
+}
+
+/// Reads the array that a message is. Bounded in time and space whatever the message says.
+pub fn decode(message: &[u8]) -> Result<Array<'_>, Refused> {
+    let mut machine = Machine {
+        message,
+        at: 0,
+        values: Vec::new(),
+        items: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: Vec::new(),
+    };
+    for _ in 0..OPS_MAX {
+        if machine.step()? {
+            return machine.result();
+        }
+    }
+    Err(Refused::PickleTooComplex)
+}
+
+impl<'a> Machine<'a> {
+    fn take(&mut self, bytes: usize) -> Result<Range<usize>, Refused> {
+        let end = self.at.checked_add(bytes).filter(|end| *end <= self.message.len());
+        let range = self.at..end.ok_or(Refused::PickleTruncated)?;
+        self.at = range.end;
+        Ok(range)
+    }
+
+    fn number<const N: usize>(&mut self) -> Result<[u8; N], Refused> {
+        let range = self.take(N)?;
+        self.message[range].try_into().map_err(|_| Refused::PickleTruncated)
+    }
+
+    fn byte(&mut self) -> Result<u8, Refused> {
+        Ok(self.number::<1>()?[0])
+    }
+
+    /// A length of `N` bytes and as many bytes as it says.
+    fn counted<const N: usize>(&mut self) -> Result<Range<usize>, Refused> {
+        let mut length = [0; 8];
+        length[..N].copy_from_slice(&self.number::<N>()?);
+        let length = usize::try_from(u64::from_le_bytes(length)).map_err(|_| Refused::PickleTruncated)?;
+        self.take(length)
+    }
+
+    fn text(&mut self, range: Range<usize>) -> Result<(), Refused> {
+        std::str::from_utf8(&self.message[range.clone()]).map_err(|_| Refused::PickleStructure)?;
+        self.push(Value::Text(range))
+    }
+
+    fn line(&mut self) -> Result<&'a [u8], Refused> {
+        let rest = &self.message[self.at..];
+        let window = &rest[..rest.len().min(GLOBAL_BYTES_MAX + 1)];
+        match window.iter().position(|byte| *byte == b'\n') {
+            Some(length) => {
+                self.at += length + 1;
+                Ok(&rest[..length])
+            }
+            None if rest.len() <= GLOBAL_BYTES_MAX => Err(Refused::PickleTruncated),
+            None => Err(Refused::PickleGlobal),
+        }
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), Refused> {
+        if self.values.len() >= VALUES_MAX {
+            return Err(Refused::PickleTooComplex);
+        }
+        self.values.push(value);
+        self.push_id(self.values.len() - 1)
+    }
+
+    fn push_id(&mut self, id: Id) -> Result<(), Refused> {
+        if self.stack.len() >= VALUES_MAX {
+            return Err(Refused::PickleTooComplex);
+        }
+        self.stack.push(id);
+        Ok(())
+    }
+
+    /// Takes the top of the stack, not from below the last mark.
+    fn pop(&mut self) -> Result<Id, Refused> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        if self.stack.len() <= floor {
+            return Err(Refused::PickleStructure);
+        }
+        self.stack.pop().ok_or(Refused::PickleStructure)
+    }
+
+    fn top(&self) -> Result<Id, Refused> {
+        self.stack.last().copied().ok_or(Refused::PickleStructure)
+    }
+
+    fn tuple(&mut self, length: usize) -> Result<(), Refused> {
+        let floor = self.marks.last().copied().unwrap_or(0);
+        let start = self.stack.len().checked_sub(length).filter(|start| *start >= floor);
+        let members = self.stack.split_off(start.ok_or(Refused::PickleStructure)?);
+        if self.items.len() + members.len() > VALUES_MAX {
+            return Err(Refused::PickleTooComplex);
+        }
+        let first = self.items.len();
+        self.items.extend(members);
+        self.push(Value::Tuple(first..self.items.len()))
+    }
+
+    fn remember(&mut self, place: usize) -> Result<(), Refused> {
+        let id = self.top()?;
+        if place >= VALUES_MAX {
+            return Err(Refused::PickleTooComplex);
+        }
+        if self.memo.len() <= place {
+            self.memo.resize(place + 1, None);
+        }
+        self.memo[place] = Some(id);
+        Ok(())
+    }
+
+    fn recall(&mut self, place: usize) -> Result<(), Refused> {
+        let id = self.memo.get(place).copied().flatten().ok_or(Refused::PickleStructure)?;
+        self.push_id(id)
+    }
+
+    /// One opcode; `true` at the end.
+    fn step(&mut self) -> Result<bool, Refused> {
+        match self.byte()? {
+            0x80 => {
+                // PROTO
+                let protocol = self.byte()?;
+                if !(2..=5).contains(&protocol) {
+                    return Err(Refused::PickleOpcode(protocol));
+                }
+            }
+            0x95 => drop(self.take(8)?), // FRAME: only a hint for readers of files
+            b'.' => return Ok(true),
+            b'(' if self.marks.len() < VALUES_MAX => self.marks.push(self.stack.len()),
+            b'(' => return Err(Refused::PickleTooComplex),
+            b'N' => self.push(Value::None)?,
+            0x88 => self.push(Value::Bool(true))?,
+            0x89 => self.push(Value::Bool(false))?,
+            b'K' => {
+                let value = self.byte()?;
+                self.push(Value::Int(value.into()))?;
+            }
+            b'M' => {
+                let value = u16::from_le_bytes(self.number()?);
+                self.push(Value::Int(value.into()))?;
+            }
+            b'J' => {
+                let value = i32::from_le_bytes(self.number()?);
+                self.push(Value::Int(value.into()))?;
+            }
+            0x8a => {
+                let range = self.counted::<1>()?;
+                self.long(range)?;
+            }
+            b'C' => {
+                let range = self.counted::<1>()?;
+                self.push(Value::Bytes(range))?;
+            }
+            b'B' => {
+                let range = self.counted::<4>()?;
+                self.push(Value::Bytes(range))?;
+            }
+            0x8e | 0x96 => {
+                // BINBYTES8, BYTEARRAY8
+                let range = self.counted::<8>()?;
+                self.push(Value::Bytes(range))?;
+            }
+            0x8c => {
+                let range = self.counted::<1>()?;
+                self.text(range)?;
+            }
+            b'X' => {
+                let range = self.counted::<4>()?;
+                self.text(range)?;
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Global(global(module, name)?))?;
+            }
+            0x93 => {
+                // STACK_GLOBAL
+                let (name, module) = (self.pop()?, self.pop()?);
+                let found = match (&self.values[module], &self.values[name]) {
+                    (Value::Text(module), Value::Text(name)) => {
+                        global(&self.message[module.clone()], &self.message[name.clone()])?
+                    }
+                    _ => return Err(Refused::PickleStructure),
+                };
+                self.push(Value::Global(found))?;
+            }
+            b')' => self.tuple(0)?,
+            0x85 => self.tuple(1)?,
+            0x86 => self.tuple(2)?,
+            0x87 => self.tuple(3)?,
+            b't' => {
+                let mark = self.marks.pop().ok_or(Refused::PickleStructure)?;
+                // `pop` and `tuple` never go below a mark.
+                self.tuple(self.stack.len() - mark)?;
+            }
+            0x94 => self.remember(self.memo.len())?, // MEMOIZE
+            b'q' => {
+                let place = self.byte()?;
+                self.remember(place.into())?;
+            }
+            b'r' => {
+                let place = u32::from_le_bytes(self.number()?);
+                self.remember(place as usize)?;
+            }
+            b'h' => {
+                let place = self.byte()?;
+                self.recall(place.into())?;
+            }
+            b'j' => {
+                let place = u32::from_le_bytes(self.number()?);
+                self.recall(place as usize)?;
+            }
+            b'R' => {
+                let (arguments, callee) = (self.pop()?, self.pop()?);
+                let made = self.call(callee, arguments)?;
+                self.push(made)?;
+            }
+            b'b' => {
+                let state = self.pop()?;
+                let object = self.top()?;
+                self.build(object, state)?;
+            }
+            other => return Err(Refused::PickleOpcode(other)),
+        }
+        Ok(false)
+    }
+
+    /// LONG1: little-endian, two's complement.
+    fn long(&mut self, range: Range<usize>) -> Result<(), Refused> {
+        let bytes = &self.message[range];
+        if bytes.len() > 8 {
+            return Err(Refused::PickleStructure);
+        }
+        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
+        let mut all = [if negative { 0xff } else { 0 }; 8];
+        all[..bytes.len()].copy_from_slice(bytes);
+        self.push(Value::Int(i64::from_le_bytes(all)))
+    }
+
+    fn members(&self, tuple: Id) -> Result<&[Id], Refused> {
+        match &self.values[tuple] {
+            Value::Tuple(range) => Ok(&self.items[range.clone()]),
+            _ => Err(Refused::PickleStructure),
+        }
+    }
+
+    fn str_of(&self, id: Id) -> Option<&str> {
+        match &self.values[id] {
+            Value::Text(range) => std::str::from_utf8(&self.message[range.clone()]).ok(),
+            _ => None,
+        }
+    }
+
+    /// What a call of a known global makes.
+    fn call(&self, callee: Id, arguments: Id) -> Result<Value, Refused> {
+        let Value::Global(callee) = self.values[callee] else { return Err(Refused::PickleStructure) };
+        match (callee, self.members(arguments)?) {
+            (Global::Reconstruct, [class, _shape, _kind])
+                if matches!(self.values[*class], Value::Global(Global::NdArray)) =>
+            {
+                Ok(Value::Blank)
+            }
+            (Global::DType, [code, ..]) => {
+                let dtype = self.str_of(*code).and_then(dtype_from_code).ok_or(Refused::PickleType)?;
+                Ok(Value::DType { dtype, big_endian: false })
+            }
+            (Global::CodecsEncode, [text, encoding]) if self.str_of(*encoding) == Some("latin1") => {
+                match &self.values[*text] {
+                    Value::Text(range) => Ok(Value::Latin1(range.clone())),
+                    _ => Err(Refused::PickleStructure),
+                }
+            }
+            (Global::FromBuffer, [data, dtype, shape, order]) => {
+                let fortran = match self.str_of(*order) {
+                    Some("C") => false,
+                    Some("F") => true,
+                    _ => return Err(Refused::PickleStructure),
+                };
+                self.array(*shape, *dtype, fortran, *data)
+            }
+            _ => Err(Refused::PickleStructure),
+        }
+    }
+
+    /// The state of a dtype or of an array takes effect.
+    fn build(&mut self, object: Id, state: Id) -> Result<(), Refused> {
+        let built = match (&self.values[object], self.members(state)?) {
+            // (version, byte order, subdtype, names, fields, itemsize, alignment, flags)
+            (Value::DType { dtype, .. }, [_, order, subdtype, names, fields, ..]) => {
+                let plain = [subdtype, names, fields].iter().all(|id| matches!(self.values[**id], Value::None));
+                let big_endian = match self.str_of(*order) {
+                    Some("<" | "|" | "=") => false,
+                    Some(">") => true,
+                    _ => return Err(Refused::PickleType),
+                };
+                if !plain {
+                    return Err(Refused::PickleType);
+                }
+                Value::DType { dtype: *dtype, big_endian }
+            }
+            // (version, shape, dtype, Fortran order, data)
+            (Value::Blank, [_, shape, dtype, fortran, data]) => {
+                let Value::Bool(fortran) = self.values[*fortran] else { return Err(Refused::PickleStructure) };
+                self.array(*shape, *dtype, fortran, *data)?
+            }
+            _ => return Err(Refused::PickleStructure),
+        };
+        self.values[object] = built;
+        Ok(())
+    }
+
+    fn array(&self, shape: Id, dtype: Id, fortran: bool, data: Id) -> Result<Value, Refused> {
+        let axis = |id: &Id| match self.values[*id] {
+            Value::Int(axis) => u32::try_from(axis).ok(),
+            _ => None,
+        };
+        let axes: Option<Vec<u32>> = self.members(shape)?.iter().take(4).map(axis).collect();
+        let shape = Shape::new(&axes.ok_or(Refused::BadShape)?).map_err(|_| Refused::BadShape)?;
+        let Value::DType { dtype, big_endian } = self.values[dtype] else { return Err(Refused::PickleStructure) };
+        Ok(Value::Array { shape, dtype, big_endian, fortran, data })
+    }
+
+    /// The one value that is left must be an array, and its bytes as many as its shape says.
+    fn result(mut self) -> Result<Array<'a>, Refused> {
+        let id = self.pop()?;
+        let Value::Array { shape, dtype, big_endian, fortran, data } = self.values[id] else {
+            return Err(Refused::PickleStructure);
+        };
+        if !self.stack.is_empty() || self.at != self.message.len() {
+            return Err(Refused::PickleStructure);
+        }
+        let expected = shape.frame_bytes(dtype);
+        let bytes = match &self.values[data] {
+            Value::Bytes(range) => Cow::Borrowed(&self.message[range.clone()]),
+            // Two bytes a character at most: never more than the message, so never allocated for a lie.
+            Value::Latin1(range) if range.len() <= expected.saturating_mul(2) => {
+                let text = std::str::from_utf8(&self.message[range.clone()]).unwrap_or_default();
+                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
+                Cow::Owned(bytes.ok_or(Refused::PickleStructure)?)
+            }
+            Value::Latin1(range) => {
+                return Err(Refused::BadLength { expected: expected as u64, got: range.len() as u64 });
+            }
+            _ => return Err(Refused::PickleStructure),
+        };
+        if bytes.len() != expected {
+            return Err(Refused::BadLength { expected: expected as u64, got: bytes.len() as u64 });
+        }
+        Ok(Array { shape, dtype, big_endian, fortran, bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests;
