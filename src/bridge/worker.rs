@@ -58,7 +58,7 @@ pub fn run(
                     drop(worker); // its port is free before anybody hears of the end
                     return on_end(ended);
                 }
-                Ok(0) => match backoff.next() {
+                Ok(0) => match backoff.idle() {
                     Idle::Spin => std::hint::spin_loop(),
                     Idle::Yield => std::thread::yield_now(),
                     Idle::Park(time) => worker.park(time),

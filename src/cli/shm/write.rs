@@ -10,10 +10,6 @@ use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Who is later than this does not hurry to catch up: a burst after a long stop is not the pace that was
-/// asked for.
-const LATE_MAX: Duration = Duration::from_secs(1);
-
 /// Writes as many frames as were asked for, at their pace.
 pub fn run(asked: &Write) -> Result<()> {
     let path = &asked.segment;
@@ -51,28 +47,25 @@ pub fn run(asked: &Write) -> Result<()> {
     Ok(())
 }
 
-/// Absolute deadlines, so that one late frame does not make all later ones late.
+/// Deadlines a period apart, so that one late frame does not make all later ones late. But however late, no frame
+/// follows another in less than half a period: a camera does not do that either, and its readers would miss one.
 struct Pace {
-    start: Instant,
-    rate_hz: f64,
-    frames: u64,
+    due: Instant,
+    period: Duration,
 }
 
 impl Pace {
     fn new(rate_hz: f64) -> Pace {
         clock::precise_sleeps();
-        Pace { start: Instant::now(), rate_hz, frames: 0 }
+        Pace { due: Instant::now(), period: Duration::from_secs_f64(1.0 / rate_hz) }
     }
 
     /// How long it is until the next frame is due; the first is at once.
     fn next(&mut self) -> Duration {
-        let due = self.start + Duration::from_secs_f64(self.frames as f64 / self.rate_hz);
         let now = Instant::now();
-        self.frames += 1;
-        if now > due + LATE_MAX {
-            (self.start, self.frames) = (now, 1);
-        }
-        due.saturating_duration_since(now)
+        let wait = self.due.saturating_duration_since(now);
+        self.due = (self.due + self.period).max(now + self.period / 2);
+        wait
     }
 }
 
