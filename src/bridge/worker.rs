@@ -50,7 +50,7 @@ pub fn run(
 ) -> std::io::Result<Handle> {
     let on_panic = on_end.clone();
     let body = move |stop: &Stop| {
-        crate::os::clock::precise_sleeps();
+        crate::os::scheduling::prefer_latency();
         let mut backoff = Backoff::new(policy);
         while !stop.is_set() {
             match worker.do_work() {

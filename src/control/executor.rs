@@ -13,8 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
 use crate::naming::{mirror_name, segment_path};
-use crate::os::process;
 use crate::os::threads::Handle;
+use crate::os::{process, scheduling};
 use crate::settings::Settings;
 use crate::shm::{self, Access, OpenError, Segment, SegmentSpec, Writer};
 use crate::wire::record::Request;
@@ -81,6 +81,7 @@ impl Executor {
 
     /// The body of `dao-command`.
     pub fn run(mut self, queue: &Receiver<Command>) {
+        scheduling::prefer_latency(); // libzmq's threads inherit it: they are started from this one
         loop {
             match queue.recv_timeout(TICK) {
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),

@@ -3,7 +3,7 @@
 use super::super::commands::{Source, Write};
 use super::{kind_of_io, open, values};
 use crate::error::{Error, Kind, Result};
-use crate::os::{clock, signals};
+use crate::os::{clock, scheduling, signals};
 use crate::shm::{Access, SegmentSpec, Writer};
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -56,7 +56,7 @@ struct Pace {
 
 impl Pace {
     fn new(rate_hz: f64) -> Pace {
-        clock::precise_sleeps();
+        scheduling::prefer_latency();
         Pace { due: Instant::now(), period: Duration::from_secs_f64(1.0 / rate_hz) }
     }
 
