@@ -93,11 +93,23 @@ pub enum Refused {
     OtherPublisher,
     /// Parts are missing, or there are too many.
     BadParts,
+    /// A pickle that ends before it is whole.
+    PickleTruncated,
+    /// A pickle with an opcode (or a protocol) that no numeric array needs.
+    PickleOpcode(u8),
+    /// A pickle that names something other than NumPy's arrays and types.
+    PickleGlobal,
+    /// A pickle with more opcodes or values than any array has.
+    PickleTooComplex,
+    /// A pickle of something else, or put together wrongly.
+    PickleStructure,
+    /// A pickled array of an element type that no segment has.
+    PickleType,
 }
 
 impl Refused {
     /// Every cause's name in `status`, in the order of [`Refused::index`].
-    pub const LABELS: [&'static str; 10] = [
+    pub const LABELS: [&'static str; 16] = [
         "too_short",
         "bad_magic",
         "unknown_version",
@@ -108,6 +120,12 @@ impl Refused {
         "other_shape",
         "other_publisher",
         "bad_parts",
+        "pickle_truncated",
+        "pickle_opcode",
+        "pickle_global",
+        "pickle_too_complex",
+        "pickle_structure",
+        "pickle_type",
     ];
 
     /// Its name in `status`.
@@ -128,6 +146,12 @@ impl Refused {
             Refused::OtherShape => 7,
             Refused::OtherPublisher => 8,
             Refused::BadParts => 9,
+            Refused::PickleTruncated => 10,
+            Refused::PickleOpcode(_) => 11,
+            Refused::PickleGlobal => 12,
+            Refused::PickleTooComplex => 13,
+            Refused::PickleStructure => 14,
+            Refused::PickleType => 15,
         }
     }
 }
@@ -145,6 +169,12 @@ impl fmt::Display for Refused {
             Refused::OtherShape => write!(f, "shape or type are not the mirror's"),
             Refused::OtherPublisher => write!(f, "it comes from another publisher"),
             Refused::BadParts => write!(f, "the number of message parts is wrong"),
+            Refused::PickleTruncated => write!(f, "the pickle ends before it is whole"),
+            Refused::PickleOpcode(code) => write!(f, "the pickle has opcode or protocol {code:#04x}"),
+            Refused::PickleGlobal => write!(f, "the pickle names something that is no NumPy array"),
+            Refused::PickleTooComplex => write!(f, "the pickle has more parts than any array"),
+            Refused::PickleStructure => write!(f, "the pickle is of something other than an array"),
+            Refused::PickleType => write!(f, "the pickled array's element type is not one of a segment's"),
         }
     }
 }

@@ -3,5 +3,6 @@
 pub mod control;
 pub mod frame;
 pub mod loss;
+pub mod pickle;
 pub mod record;
 pub mod time;

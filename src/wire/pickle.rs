@@ -50,8 +50,10 @@ impl Frame {
             put(&[0]);
         }
         put(&[[0x85, 0x86, 0x87][shape.axes().len() - 1]]); // TUPLE1 to TUPLE3
-        put(b"cnumpy\ndtype\nX\x02\x00\x00\x00"); // GLOBAL, BINUNICODE of two
-        put(&code(dtype));
+        let code = CODES[dtype as usize - 1];
+        put(b"cnumpy\ndtype\nX"); // GLOBAL, BINUNICODE
+        put(&(code.len() as u32).to_le_bytes());
+        put(code.as_bytes());
         put(b"\x89\x88\x87R(K\x03X\x01\x00\x00\x00"); // (code, False, True), REDUCE, MARK, version, BINUNICODE of one
         put(if dtype.bytes() == 1 { b"|" } else { b"<" });
         put(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"); // the rest of a plain dtype's state, TUPLE, BUILD
@@ -63,30 +65,11 @@ impl Frame {
 
 const _: () = assert!(crate::limits::FRAME_BYTES_MAX <= u32::MAX as usize);
 
-/// NumPy's two characters for a type: `u2`, `f4`, `c8`. complex128 has three, but its size fits: `c16` is `D`.
-fn code(dtype: DType) -> [u8; 2] {
-    let kind = match dtype {
-        DType::U8 | DType::U16 | DType::U32 | DType::U64 => b'u',
-        DType::I8 | DType::I16 | DType::I32 | DType::I64 => b'i',
-        DType::F32 | DType::F64 => b'f',
-        DType::C64 => b'c',
-        DType::C128 => return *b"=D",
-    };
-    [kind, b'0' + dtype.bytes() as u8]
-}
+/// NumPy's short name of each type, without byte order, in the order of `atype`.
+const CODES: [&str; 12] = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "c8", "c16"];
 
-/// The type behind NumPy's name of it in a pickle, without byte order.
 fn dtype_from_code(code: &str) -> Option<DType> {
-    if matches!(code, "D" | "=D") {
-        return Some(DType::C128);
-    }
-    crate::dtype::TABLE.iter().map(|row| row.0).find(|dtype| {
-        let text = match dtype {
-            DType::C128 => "c16".to_owned(),
-            _ => String::from_utf8_lossy(&self::code(*dtype)).into_owned(),
-        };
-        text == code
-    })
+    CODES.iter().position(|known| *known == code).and_then(|place| DType::from_atype(place as u8 + 1))
 }
 
 /// An array as the message holds it.
@@ -182,10 +165,19 @@ enum Value {
     /// A part of [`Machine::items`].
     Tuple(Range<usize>),
     Global(Global),
-    DType { dtype: DType, big_endian: bool },
+    DType {
+        dtype: DType,
+        big_endian: bool,
+    },
     /// What `_reconstruct` gives: an array without its state.
     Blank,
-    Array { shape: Shape, dtype: DType, big_endian: bool, fortran: bool, data: Id },
+    Array {
+        shape: Shape,
+        dtype: DType,
+        big_endian: bool,
+        fortran: bool,
+        data: Id,
+    },
 }
 
 struct Machine<'a> {
@@ -491,7 +483,8 @@ impl<'a> Machine<'a> {
         let built = match (&self.values[object], self.members(state)?) {
             // (version, byte order, subdtype, names, fields, itemsize, alignment, flags)
             (Value::DType { dtype, .. }, [_, order, subdtype, names, fields, ..]) => {
-                let plain = [subdtype, names, fields].iter().all(|id| matches!(self.values[**id], Value::None));
+                let plain =
+                    [subdtype, names, fields].iter().all(|id| matches!(self.values[**id], Value::None));
                 let big_endian = match self.str_of(*order) {
                     Some("<" | "|" | "=") => false,
                     Some(">") => true,
@@ -504,7 +497,9 @@ impl<'a> Machine<'a> {
             }
             // (version, shape, dtype, Fortran order, data)
             (Value::Blank, [_, shape, dtype, fortran, data]) => {
-                let Value::Bool(fortran) = self.values[*fortran] else { return Err(Refused::PickleStructure) };
+                let Value::Bool(fortran) = self.values[*fortran] else {
+                    return Err(Refused::PickleStructure);
+                };
                 self.array(*shape, *dtype, fortran, *data)?
             }
             _ => return Err(Refused::PickleStructure),
@@ -520,7 +515,9 @@ impl<'a> Machine<'a> {
         };
         let axes: Option<Vec<u32>> = self.members(shape)?.iter().take(4).map(axis).collect();
         let shape = Shape::new(&axes.ok_or(Refused::BadShape)?).map_err(|_| Refused::BadShape)?;
-        let Value::DType { dtype, big_endian } = self.values[dtype] else { return Err(Refused::PickleStructure) };
+        let Value::DType { dtype, big_endian } = self.values[dtype] else {
+            return Err(Refused::PickleStructure);
+        };
         Ok(Value::Array { shape, dtype, big_endian, fortran, data })
     }
 
@@ -553,6 +550,3 @@ impl<'a> Machine<'a> {
         Ok(Array { shape, dtype, big_endian, fortran, bytes })
     }
 }
-
-#[cfg(test)]
-mod tests;
