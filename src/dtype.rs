@@ -119,6 +119,14 @@ impl Shape {
         self.elements() * dtype.bytes()
     }
 
+    /// Do frames of both shapes hold the same elements in the same order? Axes of length 1 at the end say nothing:
+    /// `(140,)` and `(140, 1)` are the same vector.
+    pub fn same_frame(&self, other: &Shape) -> bool {
+        let significant =
+            |shape: &Shape| shape.axes().iter().rposition(|&axis| axis != 1).map_or(0, |last| last + 1);
+        self.axes[..significant(self)] == other.axes[..significant(other)]
+    }
+
     /// From `8x6`, as the command line takes it.
     pub fn parse(text: &str) -> Result<Shape, String> {
         let axes: Result<Vec<u32>, _> = text.split('x').map(str::parse).collect();
@@ -157,5 +165,12 @@ mod tests {
         assert!(Shape::new(&[u32::MAX, u32::MAX, u32::MAX]).is_err());
         assert_eq!(Shape::parse("8x6").unwrap().axes(), &[8, 6]);
         assert!(Shape::parse("8x").is_err());
+    }
+
+    #[test]
+    fn axes_of_one_at_the_end_make_no_other_frame() {
+        let shape = |text| Shape::parse(text).unwrap();
+        assert!(shape("140").same_frame(&shape("140x1")) && shape("1").same_frame(&shape("1x1x1")));
+        assert!(!shape("140").same_frame(&shape("1x140")) && !shape("8x6").same_frame(&shape("6x8")));
     }
 }

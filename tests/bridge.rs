@@ -66,7 +66,7 @@ impl Stream {
         let path = self.place.path(name);
         let writer = Writer::new(shm::create(&path, spec, &[]).unwrap()).unwrap();
         let stats = Arc::new(MirrorStats::default());
-        let source = Source { ip: LOOPBACK, port: self.started.port, boot_id };
+        let source = Source { ip: LOOPBACK, port: self.started.port, boot_id: Some(boot_id) };
         let mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
         Follower { mirror, stats, path }
     }
@@ -327,7 +327,7 @@ fn garbage_on_the_port_is_counted_by_cause_and_the_mirror_lives() {
     let path = place.path("m");
     let stats = Arc::new(MirrorStats::default());
     let writer = Writer::new(shm::create(&path, &spec(SHAPE, DType::U16, 1), &[]).unwrap()).unwrap();
-    let source = Source { ip: LOOPBACK, port, boot_id: stream.started.boot_id };
+    let source = Source { ip: LOOPBACK, port, boot_id: Some(stream.started.boot_id) };
     let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let refused = |label: &str| {

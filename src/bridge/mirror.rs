@@ -5,11 +5,12 @@ use crate::bridge::stats::{MirrorStats, RateMeter};
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
 use crate::log::Repeats;
-use crate::naming::TOPIC_DAO;
+use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
 use crate::shm::{FrameMeta, Writer};
 use crate::wire::frame::{FrameHeader, FrameKind, Refused};
 use crate::wire::loss::{Arrival, Ledger};
+use crate::wire::pickle;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,8 +30,15 @@ pub struct Source {
     pub ip: Ipv4Addr,
     /// The port of our connection record.
     pub port: u16,
-    /// The publisher that the record names. Frames of another one at the same port are not for us.
-    pub boot_id: u64,
+    /// The publisher that the record names: frames of another one at the same port are not for us. `None`: a Python
+    /// daemon's record names none, and it has no other wire than [`TOPIC_PYTHON`].
+    pub boot_id: Option<u64>,
+}
+
+impl Source {
+    fn topic(&self) -> &'static str {
+        if self.boot_id.is_some() { TOPIC_DAO } else { TOPIC_PYTHON }
+    }
 }
 
 /// One mirror. Runs on its `dao-mir-<name>` thread alone.
@@ -42,6 +50,8 @@ pub struct Mirror {
     stats: Arc<MirrorStats>,
     body: zmq::Message,
     keywords: zmq::Message,
+    /// Of a Python owner, to tell repeated frames.
+    last_pixels: Vec<u8>,
     rate: RateMeter,
     refusals: Repeats,
     next_check_ns: i64,
@@ -58,13 +68,14 @@ impl Mirror {
     ) -> zmq::Result<Mirror> {
         let frame_bytes = writer.segment().spec().frame_bytes();
         Ok(Mirror {
-            socket: SubSocket::connect(context, source.ip, source.port, TOPIC_DAO, frame_bytes)?,
+            socket: SubSocket::connect(context, source.ip, source.port, source.topic(), frame_bytes)?,
             source,
             writer,
             ledger: Ledger::continuing(stats.lost()),
             stats,
             body: zmq::Message::new(),
             keywords: zmq::Message::new(),
+            last_pixels: Vec::new(),
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
             next_check_ns: 0,
@@ -79,7 +90,7 @@ impl Mirror {
         }
         let header = FrameHeader::decode(&self.body)?;
         let spec = self.writer.segment().spec();
-        if header.boot_id != self.source.boot_id {
+        if Some(header.boot_id) != self.source.boot_id {
             return Err(Refused::OtherPublisher);
         }
         if header.shape != spec.shape || header.dtype != spec.dtype {
@@ -99,34 +110,38 @@ impl Mirror {
     }
 
     fn on_message(&mut self, parts: usize, skip: impl FnOnce(&SubSocket) -> bool) -> Result<(), Ended> {
-        let header = match self.check(parts) {
-            Ok(header) => header,
-            Err(refused) => {
-                if let Some(count) = self.stats.refused.get(refused.index()) {
-                    count.fetch_add(1, Relaxed);
-                }
-                if let Some(left_out) = self.refusals.due(refused.label()) {
-                    crate::warn!(
-                        "a message was refused: {refused} ({left_out} more of this kind since the last line)"
-                    );
-                }
-                return Ok(());
-            }
+        let taken = match self.source.boot_id {
+            Some(_) => self.check(parts).map(|header| self.on_dao(&header, skip)),
+            None => self.on_python(parts, skip),
         };
+        taken.unwrap_or_else(|refused| {
+            if let Some(count) = self.stats.refused.get(refused.index()) {
+                count.fetch_add(1, Relaxed);
+            }
+            if let Some(left_out) = self.refusals.due(refused.label()) {
+                crate::warn!(
+                    "a message was refused: {refused} ({left_out} more of this kind since the last line)"
+                );
+            }
+            Ok(())
+        })
+    }
+
+    fn on_dao(&mut self, header: &FrameHeader, skip: impl FnOnce(&SubSocket) -> bool) -> Result<(), Ended> {
         let now_ns = clock::monotonic_ns();
         self.stats.last_heard_ns.store(now_ns, Relaxed);
-        let arrival = self.ledger.on_message(&header);
+        let arrival = self.ledger.on_message(header);
         self.stats.set_lost(&self.ledger.lost);
         match arrival {
             Arrival::New if skip(&self.socket) => {
                 self.stats.mirror_busy.fetch_add(1, Relaxed);
                 Ok(())
             }
-            Arrival::New => self.publish(&header),
+            Arrival::New => self.publish(header),
             Arrival::Repeated => {
                 // Meant for a newer subscriber; its keywords may be news to us as well.
                 self.stats.repeated.fetch_add(1, Relaxed);
-                self.take_keywords(&header)
+                self.take_keywords(header)
             }
             Arrival::Behind if now_ns >= self.next_ask_ns => {
                 self.next_ask_ns = now_ns + ASK_AGAIN_NS;
@@ -143,6 +158,45 @@ impl Mirror {
         self.writer.set_keywords_raw(&self.keywords).map_err(|_| Ended::SegmentGone)
     }
 
+    /// A frame of a Python owner: pixels and nothing else. Its time is that of its arrival; whether frames are missing
+    /// nobody can tell. The same pixels again may be the same frame again, sent for another client, or one that looks
+    /// alike: it is written, since a frame too many harms less than one too few, and counted as repeated.
+    fn on_python(
+        &mut self,
+        parts: usize,
+        skip: impl FnOnce(&SubSocket) -> bool,
+    ) -> Result<Result<(), Ended>, Refused> {
+        if parts != 2 {
+            return Err(Refused::BadParts);
+        }
+        let array = pickle::decode(&self.body)?;
+        let spec = self.writer.segment().spec();
+        if !array.shape.same_frame(&spec.shape) || array.dtype != spec.dtype {
+            return Err(Refused::OtherShape);
+        }
+        if skip(&self.socket) {
+            self.stats.mirror_busy.fetch_add(1, Relaxed);
+            return Ok(Ok(()));
+        }
+        let pixels = array.pixels();
+        if *pixels == *self.last_pixels {
+            self.stats.repeated.fetch_add(1, Relaxed);
+        } else {
+            self.last_pixels.clear();
+            self.last_pixels.extend_from_slice(&pixels);
+        }
+        if self.writer.write(&pixels).is_err() {
+            return Ok(Err(Ended::SegmentGone));
+        }
+        self.count_frame();
+        Ok(Ok(()))
+    }
+
+    fn count_frame(&self) {
+        self.stats.last_frame_ns.store(clock::monotonic_ns(), Relaxed);
+        self.stats.frames.fetch_add(1, Relaxed); // last: whoever sees the count may read the mirror
+    }
+
     /// The frame becomes visible, whole: pixels under `write = 1`, then the marks, then the semaphores.
     fn publish(&mut self, header: &FrameHeader) -> Result<(), Ended> {
         let FrameKind::Frame = header.kind else { return Ok(()) };
@@ -157,14 +211,17 @@ impl Mirror {
             self.stats.latency.record(latency_ns.max(0) as u64);
         }
         self.stats.source_counter.store(header.cnt0, Relaxed);
-        self.stats.last_frame_ns.store(clock::monotonic_ns(), Relaxed);
-        self.stats.frames.fetch_add(1, Relaxed); // last: whoever sees the count may read the mirror
+        self.count_frame();
         Ok(())
     }
 
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_check_ns {
             self.next_check_ns = now_ns + FILE_CHECK_NS;
+            if self.socket.linked() {
+                // A Python owner without new frames is silent; the connection is its only sign of life.
+                self.stats.last_heard_ns.store(now_ns, Relaxed);
+            }
             let segment = self.writer.segment();
             if segment.lost() || segment.replaced() {
                 return Err(Ended::SegmentGone);

@@ -1,24 +1,28 @@
 //! One segment to the network: watches its counter, copies each frame once, sends that copy to every subscriber.
 
-use crate::bridge::sockets::{PubSocket, Sent, queue_frames};
+use crate::bridge::sockets::{PubSocket, Sent, Topics, queue_frames};
 use crate::bridge::stats::{PublisherStats, RateMeter};
 use crate::bridge::worker::{Ended, Worker};
 use crate::dtype::{DType, Shape};
 use crate::limits;
-use crate::naming::TOPIC_DAO;
+use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
 use crate::os::zmq_ext::SendPool;
 use crate::shm::{Access, FrameMeta, OpenError, Outcome, Reader, Segment};
 use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES};
+use crate::wire::pickle;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// Where the pixels begin in a buffer: behind the header, on a cache line of their own.
-const PIXEL_OFFSET: usize = 192;
-const _: () = assert!(PIXEL_OFFSET >= HEADER_BYTES && PIXEL_OFFSET.is_multiple_of(64));
+/// Where the pixels begin in a buffer: behind our header and the pickle's prefix, on a cache line of their own. A frame
+/// for a Python peer is a range of the same buffer, from the prefix to the suffix: one copy serves both wires.
+const PIXEL_OFFSET: usize = 320;
+const _: () =
+    assert!(PIXEL_OFFSET >= HEADER_BYTES + pickle::PREFIX_BYTES_MAX && PIXEL_OFFSET.is_multiple_of(64));
 
 /// New subscribers are noticed within this time, however idle the stream.
 const SUBSCRIPTION_POLL_NS: i64 = 5_000_000;
@@ -30,13 +34,16 @@ pub struct Publisher {
     reader: Reader,
     socket: PubSocket,
     pool: SendPool,
+    frame_bytes: usize,
     stats: Arc<PublisherStats>,
     /// What every header of this publisher has in common; the rest is of the frame sent last.
     header: FrameHeader,
+    /// The part of a buffer that is the pickle of its frame.
+    pickle: Range<usize>,
     keywords: Vec<u8>,
     keywords_now: Vec<u8>,
-    /// A new subscriber waits for the current frame.
-    resend: bool,
+    /// New subscribers wait for the current frame.
+    resend: Topics,
     /// Keywords go along with a frame when they have changed, and now and then all the same: a frame may get lost.
     next_keywords_ns: i64,
     /// Nobody has subscribed since the last frame that was copied.
@@ -122,15 +129,23 @@ impl Publisher {
             stats: Arc::clone(&stats),
         };
         let keyword_bytes = usize::from(spec.keywords) * 120;
+        let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
+        let suffix_at = PIXEL_OFFSET + frame_bytes;
+        let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();
         let publisher = Publisher {
             reader: Reader::new(segment),
             socket,
-            pool: SendPool::new(queue + 2, 4 * (queue + 2), PIXEL_OFFSET + frame_bytes),
+            pool: SendPool::new(queue + 2, 4 * (queue + 2), suffix_at + pickle.suffix.len(), move |buffer| {
+                buffer[PIXEL_OFFSET - pickle.prefix.len()..PIXEL_OFFSET].copy_from_slice(&pickle.prefix);
+                buffer[suffix_at..].copy_from_slice(pickle.suffix);
+            }),
+            frame_bytes,
             stats,
             header,
+            pickle: pickle_range,
             keywords: vec![0; keyword_bytes],
             keywords_now: vec![0; keyword_bytes],
-            resend: false,
+            resend: Topics::default(),
             next_keywords_ns: 0,
             away: true,
             starved: false,
@@ -150,7 +165,7 @@ impl Publisher {
             return Ok(0);
         };
         let buffer = self.pool.buffer_mut(index);
-        let pixels = &mut buffer[PIXEL_OFFSET..];
+        let pixels = &mut buffer[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
         let outcome = if current { self.reader.read_newest(pixels) } else { self.reader.read_next(pixels) };
         let (meta, lapped, restarted) = match outcome {
             Outcome::Frame { meta, lapped, restarted } => (meta, lapped, restarted),
@@ -202,29 +217,41 @@ impl Publisher {
         seen_before: bool,
         current: bool,
     ) -> Result<usize, Ended> {
-        let segment = self.reader.segment();
-        segment.copy_keywords_raw(&mut self.keywords_now);
-        let now_ns = clock::monotonic_ns();
-        let keywords_due =
-            self.keywords != self.keywords_now || self.resend || now_ns >= self.next_keywords_ns;
         self.header = FrameHeader {
             kind: FrameKind::Frame,
             on_subscription: current,
-            keywords_follow: keywords_due && !self.keywords.is_empty(),
             seq: self.header.seq + u64::from(!seen_before),
             cnt0: meta.cnt0,
             cnt1: meta.cnt1,
             cnt2: meta.cnt2,
             atime_ns: meta.atime_ns,
             seen_ns,
-            sent_ns: clock::realtime_ns(),
             ..self.header
         };
-        let buffer = self.pool.buffer_mut(index);
-        if let Some(head) = buffer.first_chunk_mut() {
+        // A frame that was sent before is only for those who have come since.
+        let topics = if seen_before { self.resend } else { self.socket.subscribed() };
+        if topics.dao {
+            self.send_dao(index)?;
+        }
+        if topics.python {
+            self.send_python(index)?;
+        }
+        (self.resend, self.away) = (Topics::default(), false);
+        let count = if seen_before { &self.stats.resent } else { &self.stats.frames };
+        count.fetch_add(1, Relaxed);
+        Ok(1)
+    }
+
+    fn send_dao(&mut self, index: usize) -> Result<(), Ended> {
+        let now_ns = clock::monotonic_ns();
+        self.reader.segment().copy_keywords_raw(&mut self.keywords_now);
+        let keywords_due =
+            self.keywords != self.keywords_now || self.resend.dao || now_ns >= self.next_keywords_ns;
+        self.header.keywords_follow = keywords_due && !self.keywords.is_empty();
+        self.header.sent_ns = clock::realtime_ns();
+        if let Some(head) = self.pool.buffer_mut(index).first_chunk_mut() {
             self.header.encode(head);
         }
-        let end = PIXEL_OFFSET + self.header.pixel_bytes();
         let keywords = if self.header.keywords_follow {
             self.keywords.copy_from_slice(&self.keywords_now);
             self.next_keywords_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
@@ -232,19 +259,23 @@ impl Publisher {
         } else {
             None
         };
-        let sent = self.socket.send(TOPIC_DAO, &self.pool, index, 0..end, keywords);
-        match sent.map_err(|error| Ended::Socket(error.to_string()))? {
-            Sent::ToAll => {}
-            Sent::NotToAll => self.count_queue_full(1),
+        let range = 0..PIXEL_OFFSET + self.frame_bytes;
+        let sent = self.socket.send(TOPIC_DAO, &self.pool, index, range, keywords).map_err(socket_failed)?;
+        if sent == Sent::NotToAll {
+            self.count_queue_full(1);
         }
-        (self.resend, self.away) = (false, false);
         self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
-        if seen_before {
-            self.stats.resent.fetch_add(1, Relaxed);
-        } else {
-            self.stats.frames.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
+    fn send_python(&mut self, index: usize) -> Result<(), Ended> {
+        let range = self.pickle.clone();
+        let sent = self.socket.send(TOPIC_PYTHON, &self.pool, index, range, None).map_err(socket_failed)?;
+        if sent == Sent::NotToAll {
+            self.stats.python_queue_full.fetch_add(1, Relaxed);
         }
-        Ok(1)
+        Ok(())
     }
 
     fn count_queue_full(&mut self, frames: u64) {
@@ -256,7 +287,7 @@ impl Publisher {
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_subscription_poll_ns {
             self.next_subscription_poll_ns = now_ns + SUBSCRIPTION_POLL_NS;
-            self.resend |= self.socket.take_subscriptions().dao;
+            self.resend = self.resend.or(self.socket.take_subscriptions());
         }
         if now_ns >= self.next_file_check_ns {
             self.next_file_check_ns = now_ns + FILE_CHECK_NS;
@@ -282,32 +313,35 @@ impl Publisher {
                 if let Some(head) = message.first_chunk_mut() {
                     alive.encode(head);
                 }
-                let sent = self.socket.send_small(TOPIC_DAO, &message);
-                sent.map_err(|error| Ended::Socket(error.to_string()))?;
+                self.socket.send_small(TOPIC_DAO, &message).map_err(socket_failed)?;
             }
         }
         Ok(())
     }
 }
 
+fn socket_failed(error: zmq::Error) -> Ended {
+    Ended::Socket(error.to_string())
+}
+
 impl Worker for Publisher {
     fn do_work(&mut self) -> Result<usize, Ended> {
         self.housekeeping(clock::monotonic_ns())?;
-        if !self.socket.subscribed().dao {
+        if !self.socket.subscribed().any() {
             self.away = true;
             return Ok(0);
         }
         match self.reader.has_news() {
             // Unseen frames are for everybody, a new subscriber included; what passed while nobody listened is not.
             true if !self.away => self.copy_and_send(false),
-            _ if self.resend => self.copy_and_send(true),
+            _ if self.resend.any() => self.copy_and_send(true),
             _ => Ok(0),
         }
     }
 
     fn park(&mut self, time: Duration) {
         // Without a subscriber nothing is urgent but the next subscriber.
-        let idle = !self.socket.subscribed().dao;
+        let idle = !self.socket.subscribed().any();
         clock::sleep(if idle { Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64) } else { time });
     }
 }

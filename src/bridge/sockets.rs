@@ -3,6 +3,7 @@
 
 use crate::limits;
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
+use crate::os::clock;
 use crate::os::zmq_ext::{SendPool, set_xpub_nodrop};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -43,6 +44,18 @@ pub struct Topics {
     pub python: bool,
 }
 
+impl Topics {
+    /// Is there any?
+    pub fn any(self) -> bool {
+        self.dao || self.python
+    }
+
+    /// Those of both.
+    pub fn or(self, other: Topics) -> Topics {
+        Topics { dao: self.dao || other.dao, python: self.python || other.python }
+    }
+}
+
 /// How a send went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
@@ -58,6 +71,8 @@ pub struct PubSocket {
     port: u16,
     /// What was subscribed and is a prefix of a topic of ours: bounded by the topics' lengths.
     prefixes: BTreeSet<Vec<u8>>,
+    /// What follows from them.
+    subscribed: Topics,
 }
 
 impl PubSocket {
@@ -80,7 +95,14 @@ impl PubSocket {
         let mut refused = String::from("no port to try");
         for port in ports {
             match socket.bind(&format!("tcp://{ip}:{port}")) {
-                Ok(()) => return Ok(PubSocket { socket, port, prefixes: BTreeSet::new() }),
+                Ok(()) => {
+                    return Ok(PubSocket {
+                        socket,
+                        port,
+                        prefixes: BTreeSet::new(),
+                        subscribed: Topics::default(),
+                    });
+                }
                 Err(error @ (zmq::Error::EADDRINUSE | zmq::Error::EACCES)) => {
                     refused = format!("port {port}: {error}");
                 }
@@ -95,10 +117,9 @@ impl PubSocket {
         self.port
     }
 
-    /// What somebody subscribes to, as far as was asked.
+    /// What somebody subscribed to when subscriptions were taken last.
     pub fn subscribed(&self) -> Topics {
-        let any = |topic: &str| self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix));
-        Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON) }
+        self.subscribed
     }
 
     /// Takes the subscriptions that have come, and says which topics have a new subscriber. A PUB socket learns of
@@ -120,11 +141,13 @@ impl PubSocket {
             }
             if subscribes == 1 {
                 self.prefixes.insert(prefix.to_vec());
-                new = Topics { dao: new.dao | dao, python: new.python | python };
+                new = new.or(Topics { dao, python });
             } else {
                 self.prefixes.remove(prefix);
             }
         }
+        let any = |topic: &str| self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix));
+        self.subscribed = Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON) };
         new
     }
 
@@ -182,6 +205,9 @@ impl PubSocket {
 /// The SUB socket of one mirror.
 pub struct SubSocket {
     socket: zmq::Socket,
+    /// Tells of connections made and lost; only for peers that give no sign of life themselves.
+    monitor: Option<zmq::Socket>,
+    linked: bool,
     topic: &'static str,
     topic_part: zmq::Message,
 }
@@ -202,8 +228,25 @@ impl SubSocket {
         let keywords = usize::from(limits::KEYWORDS_MAX) * 120;
         socket.set_maxmsgsize(most.max(keywords) as i64)?;
         socket.set_subscribe(topic.as_bytes())?;
+        let monitor = if topic == TOPIC_PYTHON { Some(monitor(context, &socket)?) } else { None };
         socket.connect(&format!("tcp://{ip}:{port}"))?;
-        Ok(SubSocket { socket, topic, topic_part: zmq::Message::new() })
+        Ok(SubSocket { socket, monitor, linked: false, topic, topic_part: zmq::Message::new() })
+    }
+
+    /// Is there a connection, as far as the monitor says? Always `false` without one.
+    pub fn linked(&mut self) -> bool {
+        let Some(monitor) = &self.monitor else { return false };
+        // Two parts: event (u16, little-endian) and value, then the address.
+        while let Ok(parts) = monitor.recv_multipart(zmq::DONTWAIT) {
+            let event =
+                parts.first().and_then(|part| part.first_chunk()).map(|bytes| u16::from_le_bytes(*bytes));
+            match event.map(zmq::SocketEvent::from_raw) {
+                Some(zmq::SocketEvent::HANDSHAKE_SUCCEEDED) => self.linked = true,
+                Some(zmq::SocketEvent::DISCONNECTED) => self.linked = false,
+                _ => {}
+            }
+        }
+        self.linked
     }
 
     /// Asks the owner for the current frame: it sends it to every new subscriber.
@@ -250,6 +293,17 @@ impl SubSocket {
         // An interrupted wait is a short wait.
         let _ = self.socket.poll(zmq::POLLIN, time.as_millis().min(1_000) as i64);
     }
+}
+
+/// A socket that hears of this one's connections.
+fn monitor(context: &zmq::Context, socket: &zmq::Socket) -> zmq::Result<zmq::Socket> {
+    let address = format!("inproc://monitor-{:016x}", clock::random_u64());
+    let events = zmq::SocketEvent::HANDSHAKE_SUCCEEDED.to_raw() | zmq::SocketEvent::DISCONNECTED.to_raw();
+    socket.monitor(&address, i32::from(events))?;
+    let monitor = context.socket(zmq::PAIR)?;
+    monitor.set_linger(0)?;
+    monitor.connect(&address)?;
+    Ok(monitor)
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub struct PublisherStats {
     /// Times that a subscriber's queue was found full. From then on it loses frames until it has drained; how many,
     /// its mirror counts.
     pub queue_full: AtomicU64,
+    /// The same of Python peers, who cannot tell themselves.
+    pub python_queue_full: AtomicU64,
     /// Times that a frame could not be copied whole because its writer was at it; it is tried again.
     pub busy: AtomicU64,
     /// Sent again for a new subscriber.
@@ -66,7 +68,11 @@ impl PublisherStats {
             "resent": self.resent.load(Relaxed),
             "rate_hz": self.rate.hz(),
             "busy": self.busy.load(Relaxed),
-            "lost": {"lapped": self.lapped.load(Relaxed), "queue_full": self.queue_full.load(Relaxed)},
+            "lost": {
+                "lapped": self.lapped.load(Relaxed),
+                "queue_full": self.queue_full.load(Relaxed),
+                "python_queue_full": self.python_queue_full.load(Relaxed),
+            },
         });
         if let Value::Object(map) = value { map } else { Map::new() }
     }

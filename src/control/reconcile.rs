@@ -5,6 +5,7 @@ use crate::bridge::mirror::Source;
 use crate::control::state::{Mirror, Publisher, State, StreamKey, Target};
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind};
+use crate::limits;
 use crate::os::clock;
 use crate::wire::frame::VERSION;
 use crate::wire::record::Record;
@@ -100,14 +101,18 @@ impl State {
         for (key, wanted) in &self.wanted {
             let Some(facts) = self.remote.get(key) else { continue };
             let asked_before = |time| wanted.asked_at.is_none_or(|at| now.duration_since(at) >= time);
-            let mine = facts.records.iter().find(|record| record.client_hostname == self.me.hostname);
-            let (Some(record), Some(ip)) = (mine, facts.ip) else {
-                // Without a record there is somebody to ask only while the segment is registered.
-                if facts.spec.is_some() && asked_before(ASK_INTERVAL) {
+            // The newest record of ours, if a daemon that was killed has left an older one. A Python owner that serves
+            // somebody already may never write one for us: any of its records will do, as for its own clients.
+            let mine = facts.records.iter().rfind(|record| record.client_hostname == self.me.hostname);
+            let of_python = facts.records.first().filter(|record| record.extras.is_none());
+            if mine.is_none() {
+                let interval = if of_python.is_some() { limits::RECORD_TIMEOUT } else { ASK_INTERVAL };
+                // There is somebody to ask only while the segment is registered.
+                if facts.spec.is_some() && asked_before(interval) {
                     actions.push(Action::Ask { key: key.clone() });
                 }
-                continue;
-            };
+            }
+            let (Some(record), Some(ip)) = (mine.or(of_python), facts.ip) else { continue };
             let Some(spec) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(facts.spec) else {
                 continue;
             };
@@ -149,16 +154,17 @@ impl State {
 
 /// What a record offers, or why it cannot be had.
 fn target(record: &Record, ip: Ipv4Addr, (shape, dtype): (Shape, DType)) -> Result<Target, (Target, Error)> {
-    let (wire, boot_id, keywords) =
-        record.extras.map_or((0, 0, 0), |extras| (extras.wire, extras.boot_id, extras.keywords));
-    let target = Target { source: Source { ip, port: record.port, boot_id }, shape, dtype, keywords };
-    let missing = match wire {
-        _ if record.transport != "zmq" => record.transport.clone(),
-        VERSION => return Ok(target),
-        0 => "python wire".to_owned(),
-        other => format!("wire version {other}"),
-    };
-    Err((target, Error::new(Kind::NotImplemented, format!("{missing} connector not implemented."))))
+    // A newer daoserver still serves Python's wire.
+    let ours = record.extras.filter(|extras| extras.wire == VERSION);
+    let source = Source { ip, port: record.port, boot_id: ours.map(|extras| extras.boot_id) };
+    let target = Target { source, shape, dtype, keywords: ours.map_or(0, |extras| extras.keywords) };
+    if record.transport == "zmq" {
+        return Ok(target);
+    }
+    Err((
+        target,
+        Error::new(Kind::NotImplemented, format!("{} connector not implemented.", record.transport)),
+    ))
 }
 
 #[cfg(test)]

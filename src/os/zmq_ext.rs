@@ -49,21 +49,36 @@ unsafe extern "C" fn release(_data: *mut c_void, hint: *mut c_void) {
     buffer.in_flight.fetch_sub(1, Ordering::Release); // paired with the Acquire in SendPool::is_free
 }
 
+/// Writes what is the same in every buffer of a pool.
+type Prepare = Box<dyn Fn(&mut [u8]) + Send>;
+
 /// A few equal buffers from which messages are sent without a copy, and which come back when libzmq is done with them.
 /// A buffer in flight outlives the pool.
 pub struct SendPool {
     buffers: Vec<Arc<Buffer>>,
     buffer_bytes: usize,
     buffers_max: usize,
+    prepare: Prepare,
     next: usize,
 }
 
 impl SendPool {
     /// `buffers` buffers of `buffer_bytes` bytes, touched now, so that no frame pays for a first page fault. When all
     /// are in flight (several subscribers that are stuck at different frames), up to `buffers_max` are made.
-    pub fn new(buffers: usize, buffers_max: usize, buffer_bytes: usize) -> SendPool {
-        let mut pool =
-            SendPool { buffers: Vec::with_capacity(buffers_max), buffer_bytes, buffers_max, next: 0 };
+    /// `prepare` writes what is the same in all of them, once in each.
+    pub fn new(
+        buffers: usize,
+        buffers_max: usize,
+        buffer_bytes: usize,
+        prepare: impl Fn(&mut [u8]) + Send + 'static,
+    ) -> SendPool {
+        let mut pool = SendPool {
+            buffers: Vec::with_capacity(buffers_max),
+            buffer_bytes,
+            buffers_max,
+            prepare: Box::new(prepare),
+            next: 0,
+        };
         for _ in 0..buffers {
             pool.grow();
         }
@@ -74,6 +89,7 @@ impl SendPool {
         // Not `vec![0; n]`, which maps untouched zero pages.
         let mut bytes = Vec::with_capacity(self.buffer_bytes);
         bytes.resize_with(self.buffer_bytes, || std::hint::black_box(0u8));
+        (self.prepare)(&mut bytes);
         let buffer = Buffer { bytes: UnsafeCell::new(bytes.into()), in_flight: AtomicU32::new(0) };
         self.buffers.push(Arc::new(buffer));
     }
@@ -159,7 +175,7 @@ mod tests {
         let receiver = context.socket(zmq::PAIR).unwrap();
         sender.bind("inproc://pool").unwrap();
         receiver.connect("inproc://pool").unwrap();
-        let mut pool = SendPool::new(1, 2, 1_000);
+        let mut pool = SendPool::new(1, 2, 1_000, |_| ());
         let index = pool.acquire().unwrap();
         pool.buffer_mut(index).fill(7);
         pool.send(&mut sender, index, 100..900, 0).unwrap();

@@ -236,7 +236,7 @@ fn a_wanted_mirror_asks_then_starts_then_follows_the_owners_restart() {
     state.on_remote(key(), facts(&[record("me", 5560, 8)]));
     world.settle(&mut state, now);
     let Some(Mirror::Running { target, .. }) = state.mirrors.get(&key()) else { panic!("no mirror") };
-    assert_eq!(target.source.boot_id, 8);
+    assert_eq!(target.source.boot_id, Some(8));
 }
 
 #[test]
