@@ -23,13 +23,22 @@ python3 -c 'print("[" * 100000)' >"$WORK/nested"
 echo '{"a": {"b": [1, 2' >"$WORK/half"
 echo '[{"server_ip": 7, "port": "x", "transport": [], "client_hostname": "../../x"}]' >"$WORK/wrong"
 
-warned() { grep -qF "$2" "$WORK/$1.log"; }
+warnings() { grep -cF "'$2' is ignored" "$WORK/$1.log"; }
+more_warnings() { (($(warnings "$1" "$2") > $3)); }
 both_serve() {
     at alpha status && at beta status && at alpha list && at beta list &&
         kill -0 "${DAEMON[alpha]}" "${DAEMON[beta]}" && eventually 5 flows beta "$remote"
 }
-# put KEY: that key with every kind of garbage in turn, of the wrong type at last. Each stays long enough to be read:
-# until it is warned of, by the daemon named, if one is.
+# noticed HOST KEY: every kind of garbage is put there in turn, and each is warned of by that daemon in its own words.
+noticed() {
+    local host=$1 key=$2 kind before
+    for kind in huge notext half nested wrong; do
+        before=$(warnings "$host" "$key")
+        redis -x set "$key" <"$WORK/$kind" >/dev/null
+        eventually 5 more_warnings "$host" "$key" "$before" || { echo "no warning of $key: $kind" && return 1; }
+    done
+}
+# put_all KEY: every kind of garbage in turn, of the wrong type at last; whoever reads it goes on.
 put_all() {
     local key=$1 kind
     for kind in huge notext nested half wrong; do
@@ -43,13 +52,17 @@ put_all() {
 }
 
 # What an owner reads: requests and heartbeats for its segments.
-check "requests: garbage" put_all "dao:connections:alpha:$y"
-check "... is warned of by name" eventually 5 warned alpha "dao:connections:alpha:$y"
+check "requests: garbage is warned of by name" noticed alpha "dao:connections:alpha:$y"
 check "... nothing is published for it" same "[\"$x\"]" "$(status alpha '[p["shm"] for p in d["publishers"]]')"
 check "... both serve" both_serve
-redis del "dao:connections:alpha:$y" >/dev/null
-check "... a real request is served after it" get beta alpha "$y"
+check "... a real request is served all the same" get beta alpha "$y"
 at beta release alpha "$y"
+redis del "dao:connections:alpha:$y" >/dev/null
+before=$(warnings alpha "dao:connections:alpha:$y")
+redis rpush "dao:connections:alpha:$y" 1 >/dev/null
+check "requests: of the wrong type is warned of by name" eventually 5 more_warnings alpha "dao:connections:alpha:$y" "$before"
+check "... a real request is served all the same" at beta get alpha "$y" --timeout 5
+at beta release alpha "$y" 2>/dev/null
 
 redis set "dao:connections:alpha:$y" '{"client_ip": "127.0.0.1", "client_hostname": "../../evil", "transport": "zmq", "bidirectional": false, "client_pub_port": null}' >/dev/null
 check "a request of a host that would leave the directory is warned of" eventually 5 grep -qE "evil" "$WORK/alpha.log"
@@ -78,7 +91,7 @@ redis del dao:machines:ghost:ip dao:machines:ghost:hostname dao:machines:ghost:r
 redis mset dao:machines:ghost:hostname ghost dao:machines:ghost:ip not-an-ip dao:machines:ghost:shm:s:dimensions '[-1, 1e99]' \
     dao:machines:ghost:shm:s:dtype object dao:machines:ghost:shm:s:connections '[[[' >/dev/null
 check "get of nonsense: exit 3" fails 3 "No SHM 's' registered for host 'ghost'." at beta get ghost s
-check "... warned of by name" eventually 3 warned beta "dao:machines:ghost:shm:s:d"
+check "... warned of by name" more_warnings beta dao:machines:ghost:shm:s:dimensions 0
 redis mset dao:machines:ghost:shm:s:dimensions '[4294967295, 4294967295, 4294967295]' dao:machines:ghost:shm:s:dtype float64 >/dev/null
 check "get of a segment too large for any machine ends" not timeout 10 "$DAOSERVER" get ghost s --timeout 2 \
     --redis-port "$REDIS_PORT" --hostname beta --shm-dir "$WORK/beta"
@@ -89,9 +102,14 @@ check "get of a port that cannot be ends" not timeout 10 "$DAOSERVER" get ghost 
 check "... both serve" both_serve
 
 # The records of a stream that runs are overwritten: it goes on, or comes back.
-for kind in huge notext half wrong; do
+record_is_back() { [[ $(registered alpha "$x" connections | json 'd[0]["client_hostname"]') == beta ]]; }
+for kind in huge notext nested half wrong; do
+    before=$(warnings beta "dao:machines:alpha:shm:$x:connections")
     redis -x set "dao:machines:alpha:shm:$x:connections" <"$WORK/$kind" >/dev/null
-    check "the records of a running stream are garbage ($kind): it goes on" eventually 10 flows beta "$remote"
+    check "the records of a running stream are garbage ($kind): warned of by name" \
+        eventually 5 more_warnings beta "dao:machines:alpha:shm:$x:connections" "$before"
+    check "... the owner puts them right" eventually 5 record_is_back
+    check "... it goes on" eventually 10 flows beta "$remote"
 done
 redis del "dao:machines:alpha:shm:$x:connections" >/dev/null
 redis rpush "dao:machines:alpha:shm:$x:connections" 1 >/dev/null

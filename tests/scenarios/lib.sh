@@ -201,8 +201,20 @@ fails() {
     shift 2
     "$@" >/dev/null 2>"$WORK/error"
     got=$?
-    grep -qF "$sentence" "$WORK/error" && ((got == code)) && same 1 "$(grep -c '^daoserver: ' "$WORK/error")" && return
+    grep -qF -e "$sentence" "$WORK/error" && ((got == code)) && same 1 "$(grep -c '^daoserver: ' "$WORK/error")" && return
     echo "wanted: exit $code, $sentence"
+    echo "got:    exit $got, $(cat "$WORK/error")"
+    return 1
+}
+
+# one_sentence "CODES" COMMAND...: the command ends with one of these codes and one line that begins with our name.
+one_sentence() {
+    local codes=$1 got
+    shift
+    "$@" >/dev/null 2>"$WORK/error"
+    got=$?
+    [[ " $codes " == *" $got "* ]] && same 1 "$(wc -l <"$WORK/error")" && grep -q '^daoserver: .' "$WORK/error" && return
+    echo "wanted: exit one of $codes, one sentence"
     echo "got:    exit $got, $(cat "$WORK/error")"
     return 1
 }
