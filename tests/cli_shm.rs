@@ -188,6 +188,23 @@ fn many_frames_come_from_a_file_a_pipe_or_a_counter() {
 }
 
 #[test]
+fn a_writer_that_is_told_to_end_does_so_between_two_frames() {
+    let place = Place::new();
+    place.ok("create @a --shape 1000x1000 --dtype float64");
+    let mut writer = Ending(place.command("write @a --rate 1000").spawn().unwrap());
+    // One that was started late would still have its default signal actions: it must have written first.
+    while place.json("info @a --json")["counter"].as_u64() < Some(3) {
+        assert!(writer.0.try_wait().unwrap().is_none());
+    }
+    let told = Command::new("sh").args(["-c", &format!("kill {}", writer.0.id())]).status().unwrap();
+    assert!(told.success());
+    assert_eq!(writer.0.wait().unwrap().code(), Some(0));
+    let (info, read) = (place.json("info @a --json"), place.ok("read @a --raw"));
+    let counter = info["counter"].as_u64().unwrap() as f64;
+    assert!(read.chunks_exact(8).all(|element| element == counter.to_le_bytes()));
+}
+
+#[test]
 fn a_part_of_a_frame_is_refused() {
     let place = Place::new();
     place.ok("create @a --shape 4 --dtype uint8");

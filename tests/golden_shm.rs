@@ -81,8 +81,8 @@ fn every_golden_reads_as_its_manifest_says() {
     }
 }
 
-/// What differs by design, as zeros: the times, and size[1] of a one-axis segment, which the library leaves 0 and then
-/// refuses.
+/// What differs by design, as zeros: the times, and size[1] of a one-axis segment, which the library leaves 0
+/// and then refuses.
 fn masked(bytes: &[u8], spec: &SegmentSpec) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for slot in 0..spec.depth as usize {

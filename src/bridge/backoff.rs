@@ -65,7 +65,7 @@ impl Backoff {
     }
 
     /// There was none: what now.
-    pub fn next(&mut self) -> Idle {
+    pub fn idle(&mut self) -> Idle {
         let turn = self.turns;
         self.turns = self.turns.saturating_add(1);
         let Some(after_spins) = turn.checked_sub(self.policy.spins) else { return Idle::Spin };
@@ -82,12 +82,12 @@ mod tests {
     #[test]
     fn a_loop_without_work_spins_then_yields_then_parks_ever_longer_and_work_starts_it_over() {
         let mut backoff = Backoff::new(PUBLISHER);
-        let turns: Vec<Idle> = (0..100_000).map(|_| backoff.next()).collect();
+        let turns: Vec<Idle> = (0..100_000).map(|_| backoff.idle()).collect();
         assert_eq!(turns[0], Idle::Spin);
         assert_eq!(turns[100], Idle::Yield);
         assert_eq!(turns[110], Idle::Park(PUBLISHER.park_shortest));
         assert_eq!(turns.last(), Some(&Idle::Park(PUBLISHER.park_longest)));
         backoff.reset();
-        assert_eq!(backoff.next(), Idle::Spin);
+        assert_eq!(backoff.idle(), Idle::Spin);
     }
 }

@@ -61,7 +61,7 @@ impl Mirror {
             socket: SubSocket::connect(context, source.ip, source.port, TOPIC_DAO, frame_bytes)?,
             source,
             writer,
-            ledger: Ledger::default(),
+            ledger: Ledger::continuing(stats.lost()),
             stats,
             body: zmq::Message::new(),
             keywords: zmq::Message::new(),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Where the pixels begin in a buffer: behind the header, on a cache line of their own.
 const PIXEL_OFFSET: usize = 192;
-const _: () = assert!(PIXEL_OFFSET >= HEADER_BYTES && PIXEL_OFFSET % 64 == 0);
+const _: () = assert!(PIXEL_OFFSET >= HEADER_BYTES && PIXEL_OFFSET.is_multiple_of(64));
 
 /// New subscribers are noticed within this time, however idle the stream.
 const SUBSCRIPTION_POLL_NS: i64 = 5_000_000;
@@ -275,8 +275,8 @@ impl Publisher {
                 if let Some(head) = message.first_chunk_mut() {
                     alive.encode(head);
                 }
-                // A queue that is full needs no sign of life.
-                let _ = self.socket.send_small(TOPIC_DAO, &message);
+                let sent = self.socket.send_small(TOPIC_DAO, &message);
+                sent.map_err(|error| Ended::Socket(error.to_string()))?;
             }
         }
         Ok(())

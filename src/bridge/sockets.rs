@@ -1,5 +1,5 @@
-//! The ZMQ sockets of a stream, with every option set before they bind or connect. `spec`-wise nothing of ours: the
-//! reasons are libzmq's, beside each option.
+//! The ZMQ sockets of a stream, with every option set before they bind or connect; the reasons are libzmq's, beside
+//! each option.
 
 use crate::limits;
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
@@ -46,9 +46,9 @@ pub struct Topics {
 /// How a send went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// Every subscriber's queue took it.
+    /// No queue has filled up since the last message.
     ToAll,
-    /// Some subscriber's queue was full; the others have it.
+    /// Some subscriber's queue has filled up; the others have the message.
     NotToAll,
 }
 
@@ -137,38 +137,45 @@ impl PubSocket {
         range: Range<usize>,
         third: Option<&[u8]>,
     ) -> zmq::Result<Sent> {
-        // Credit for what subscribers have taken comes back only when asked for; without this call a short queue
-        // drops half of the frames of an idle link.
-        self.socket.get_events()?;
-        let more = zmq::DONTWAIT | zmq::SNDMORE;
-        let mut sent = Sent::ToAll;
-        match self.socket.send(topic, more) {
-            Err(zmq::Error::EAGAIN) => {
-                // Somebody's queue is full. The others get the frame all the same.
-                sent = Sent::NotToAll;
-                set_xpub_nodrop(&mut self.socket, false)?;
-                self.socket.send(topic, more)?;
-            }
-            other => other?,
-        }
+        let sent = self.begin(topic)?;
         // Behind the first part the message is let through whole, whatever the queues.
-        let body_flags = if third.is_some() { more } else { zmq::DONTWAIT };
+        let body_flags = if third.is_some() { zmq::DONTWAIT | zmq::SNDMORE } else { zmq::DONTWAIT };
         pool.send(&mut self.socket, buffer, range, body_flags)?;
         if let Some(bytes) = third {
             self.socket.send(bytes, zmq::DONTWAIT)?;
         }
+        self.end(sent)
+    }
+
+    /// Sends a message of two parts, copied by libzmq. Never waits.
+    pub fn send_small(&mut self, topic: &str, body: &[u8]) -> zmq::Result<Sent> {
+        let sent = self.begin(topic)?;
+        self.socket.send(body, zmq::DONTWAIT)?;
+        self.end(sent)
+    }
+
+    /// Sends a message's first part to everybody whose queue has room.
+    fn begin(&mut self, topic: &str) -> zmq::Result<Sent> {
+        // Credit for what subscribers have taken comes back only when asked for; without this call a short queue
+        // drops half of the frames of an idle link.
+        self.socket.get_events()?;
+        match self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE) {
+            Err(zmq::Error::EAGAIN) => {
+                // Somebody's queue has filled up. Said once: from now on libzmq leaves that subscriber out in
+                // silence, until its queue has drained. The others get the message all the same.
+                set_xpub_nodrop(&mut self.socket, false)?;
+                self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)?;
+                Ok(Sent::NotToAll)
+            }
+            other => other.map(|()| Sent::ToAll),
+        }
+    }
+
+    fn end(&mut self, sent: Sent) -> zmq::Result<Sent> {
         if sent == Sent::NotToAll {
             set_xpub_nodrop(&mut self.socket, true)?;
         }
         Ok(sent)
-    }
-}
-
-impl PubSocket {
-    /// Sends a small message, copied by libzmq, to those whose queue has room. Never waits.
-    pub fn send_small(&mut self, topic: &str, body: &[u8]) -> zmq::Result<()> {
-        self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)?;
-        self.socket.send(body, zmq::DONTWAIT)
     }
 }
 

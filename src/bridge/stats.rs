@@ -48,7 +48,8 @@ pub struct PublisherStats {
     pub frames: AtomicU64,
     /// Overwritten by the source's writer before we had them.
     pub lapped: AtomicU64,
-    /// Found a full queue, of one subscriber or of all.
+    /// Times that a subscriber's queue was found full. From then on it loses frames until it has drained; how many,
+    /// its mirror counts.
     pub queue_full: AtomicU64,
     /// Times that a frame could not be copied whole because its writer was at it; it is tried again.
     pub busy: AtomicU64,
@@ -98,6 +99,15 @@ impl MirrorStats {
     pub fn connected(&self) -> bool {
         let heard_ns = self.last_heard_ns.load(Relaxed);
         heard_ns != 0 && clock::monotonic_ns() - heard_ns < crate::limits::LINK_SILENT_MAX.as_nanos() as i64
+    }
+
+    /// The losses so far, for a ledger that goes on from them.
+    pub fn lost(&self) -> Lost {
+        Lost {
+            lapped: self.lapped.load(Relaxed),
+            queue_full: self.queue_full.load(Relaxed),
+            transport: self.transport.load(Relaxed),
+        }
     }
 
     /// Copies the ledger's sums, which the worker keeps without atomics.

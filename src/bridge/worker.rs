@@ -50,7 +50,7 @@ pub fn run(
 ) -> std::io::Result<Handle> {
     let on_panic = on_end.clone();
     let body = move |stop: &Stop| {
-        crate::os::clock::precise_sleeps();
+        crate::os::scheduling::prefer_latency();
         let mut backoff = Backoff::new(policy);
         while !stop.is_set() {
             match worker.do_work() {
@@ -58,7 +58,7 @@ pub fn run(
                     drop(worker); // its port is free before anybody hears of the end
                     return on_end(ended);
                 }
-                Ok(0) => match backoff.next() {
+                Ok(0) => match backoff.idle() {
                     Idle::Spin => std::hint::spin_loop(),
                     Idle::Yield => std::thread::yield_now(),
                     Idle::Park(time) => worker.park(time),

@@ -59,7 +59,7 @@ const fn row(
 #[rustfmt::skip] // a table
 pub static COMMANDS: &[Row] = &[
     row(Name::Daemon, "", &[],
-        "run the daemon: register this machine's segments in Redis, stream them to whoever asks, keep mirrors",
+        "run the daemon: register this machine's segments, stream them to whoever asks, keep mirrors",
         "", &["daoserver --redis-host 192.168.64.2", "daoserver --role master --log-level debug"]),
     row(Name::List, "list", &[],
         "print the machines and segments that Redis knows",
@@ -67,8 +67,8 @@ pub static COMMANDS: &[Row] = &[
         &["daoserver list", "daoserver list --json --redis-host 192.168.64.2"]),
     row(Name::Get, "get", &["HOST", "SHM"],
         "mirror a segment of another machine here and print the mirror's path",
-        "The local daemon makes the mirror and keeps it until `release`, over restarts. Returns with the first frame, \
-         or after 2 s without one.",
+        "The local daemon makes the mirror and keeps it until `release`, over restarts. Returns with the \
+         first frame, or after 2 s without one.",
         &["daoserver get rts-machine wfs", "daoserver get rts-machine dm --bidirectional --json"]),
     row(Name::Release, "release", &["HOST", "SHM"],
         "end a mirror that `get` made",
@@ -82,7 +82,8 @@ pub static COMMANDS: &[Row] = &[
         "Only the master's daemon may remove another machine.", &["daoserver deregister old-machine"]),
     row(Name::Cleanup, "cleanup", &[],
         "remove the machines that have been silent for too long from Redis",
-        "Only the master's daemon may do it; it does so by itself once a minute.", &["daoserver cleanup --ttl 60"]),
+        "Only the master's daemon may do it; it does so by itself once a minute.",
+        &["daoserver cleanup --ttl 60"]),
     row(Name::Discover, "discover", &[],
         "scan the local subnets for Redis servers",
         "Tries every address of the /24 of each network interface.",
@@ -92,15 +93,18 @@ pub static COMMANDS: &[Row] = &[
         "", &["daoserver shm list", "daoserver shm list --json --shm-dir /run/dao"]),
     row(Name::ShmInfo, "shm info", &["NAME"],
         "print what a segment says about itself",
-        "NAME is a name in --shm-dir, or a path.", &["daoserver shm info wfs", "daoserver shm info /tmp/wfs.im.shm --json"]),
+        "NAME is a name in --shm-dir, or a path.",
+        &["daoserver shm info wfs", "daoserver shm info /tmp/wfs.im.shm --json"]),
     row(Name::ShmCreate, "shm create", &["NAME"],
         "create a segment with its semaphores",
-        "NAME is a name in --shm-dir, or a path. --shape and --dtype must be given. A segment of that name is replaced.",
+        "NAME is a name in --shm-dir, or a path. --shape and --dtype must be given. A segment of \
+         that name is replaced.",
         &["daoserver shm create wfs --shape 64x64 --dtype uint16",
           "daoserver shm create dm --shape 140 --dtype float32 --depth 4 --keyword gain=0.5"]),
     row(Name::ShmWrite, "shm write", &["NAME"],
         "write frames into a segment",
-        "NAME is a name in --shm-dir, or a path. One frame, unless --raw holds more or --rate or --count asks for more.",
+        "NAME is a name in --shm-dir, or a path. One frame, unless --raw holds more or --rate or --count asks \
+         for more.",
         &["daoserver shm write dm --fill 0", "daoserver shm write wfs --rate 1000 --count 5000",
           "daoserver shm write wfs --raw frames.bin --rate 500"]),
     row(Name::ShmRead, "shm read", &["NAME"],

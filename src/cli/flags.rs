@@ -28,8 +28,8 @@ pub struct Flag {
     pub value: Option<&'static str>,
     /// Without it.
     pub default: Default,
-    /// The commands whose help lists it. A daemon's flags are accepted by every command, so that one set of options
-    /// can be handed to all of them.
+    /// The commands whose help lists it. A daemon's flags are accepted by every command, so that one set of
+    /// options can be handed to all of them.
     pub commands: &'static [Name],
     /// One sentence.
     pub help: &'static str,
@@ -114,7 +114,7 @@ pub static FLAGS: &[Flag] = &[
         |t, v| some(&mut t.control, typed::path(v))),
     row("log-level", Some("error|warn|info|debug"), Default::Value("info"), ALL,
         "how much is logged on standard error",
-        |t, v| some(&mut t.log_level, Level::parse(v).ok_or("it is none of error, warn, info, debug".into()))),
+        |t, v| some(&mut t.log_level, Level::parse(v).ok_or_else(log_levels))),
 
     row("bidirectional", None, Default::None, &[Get],
         "write frames of the mirror back to the source",
@@ -130,7 +130,8 @@ pub static FLAGS: &[Flag] = &[
         |t, v| some(&mut t.port, typed::port(v))),
     row("timeout", Some("S"), Default::Value("0.3"), &[Discover],
         "longest wait for one address, seconds",
-        |t, v| some(&mut t.timeout, typed::seconds(v, Duration::from_millis(1), limits::DISCOVERY_TIMEOUT_MAX))),
+        |t, v| some(&mut t.timeout,
+            typed::seconds(v, Duration::from_millis(1), limits::DISCOVERY_TIMEOUT_MAX))),
     row("workers", Some("N"), Default::Value("64"), &[Discover],
         "addresses tried at the same time, at most 256",
         |t, v| put(&mut t.workers, typed::whole(v, 1, limits::DISCOVERY_WORKERS_MAX))),
@@ -140,7 +141,7 @@ pub static FLAGS: &[Flag] = &[
         |t, v| some(&mut t.shape, Shape::parse(v))),
     row("dtype", Some("TYPE"), Default::None, &[ShmCreate],
         "NumPy's name of the element type: (u)int8 to (u)int64, float32, float64, complex64, complex128",
-        |t, v| some(&mut t.dtype, DType::from_name(v).ok_or_else(|| format!("it is none of {}", DType::names())))),
+        |t, v| some(&mut t.dtype, DType::from_name(v).ok_or_else(dtypes))),
     row("depth", Some("N"), Default::Value("1"), &[ShmCreate],
         "frames in the ring; 1 is no ring",
         |t, v| put(&mut t.depth, typed::whole(v, 1, limits::RING_DEPTH_MAX))),
@@ -192,6 +193,14 @@ pub static FLAGS: &[Flag] = &[
         |t, _| on(&mut t.version)),
 ];
 
+fn log_levels() -> String {
+    "it is none of error, warn, info, debug".into()
+}
+
+fn dtypes() -> String {
+    format!("it is none of {}", DType::names())
+}
+
 fn role(text: &str) -> std::result::Result<Option<Role>, String> {
     match text {
         "auto" => Ok(None),
@@ -230,7 +239,8 @@ mod tests {
     #[test]
     fn every_flag_of_the_daemon_is_there() {
         let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
-            redis-username redis-password-file shm-dir hostname advertise-ip bind control log-level help version"
+            redis-username redis-password-file shm-dir hostname advertise-ip bind control log-level help \
+            version"
             .split_whitespace()
             .collect();
         let mut has: Vec<&str> =

@@ -13,6 +13,20 @@ Exit codes:
   8 no daemon on this machine
 ";
 
+/// The end of the general help.
+const EXAMPLES: &str = "
+Every command accepts these options too, and `daoserver COMMAND --help` lists its own.
+
+Examples:
+  on both machines:     daoserver --redis-host 192.168.64.2
+  on the first:         daoserver shm create wfs --shape 64x64 --dtype uint16
+                        daoserver shm write wfs --rate 1000
+  on the second:        daoserver list
+                        daoserver get first-machine wfs
+                        daoserver shm watch remote_first-machine_wfs
+
+";
+
 /// Widest left column; what is wider has its help on the next line.
 const LEFT_MAX: usize = 32;
 /// Where lines are broken.
@@ -30,16 +44,7 @@ pub fn general() -> String {
     }
     out.push_str("\nOptions:\n");
     options(&mut out, Name::Daemon);
-    out.push_str(
-        "\nEvery command accepts these options too, and `daoserver COMMAND --help` lists its own.\n\n\
-         Examples:\n  \
-         on both machines:     daoserver --redis-host 192.168.64.2\n  \
-         on the first:         daoserver shm create wfs --shape 64x64 --dtype uint16\n                        \
-         daoserver shm write wfs --rate 1000\n  \
-         on the second:        daoserver list\n                        \
-         daoserver get first-machine wfs\n                        \
-         daoserver shm watch remote_first-machine_wfs\n\n",
-    );
+    out.push_str(EXAMPLES);
     out.push_str(EXIT_CODES);
     out
 }

@@ -1,5 +1,5 @@
-//! The command line: the flag table, parsing, help, one file a command. `typed` is what was typed, [`crate::settings`]
-//! what it means.
+//! The command line: the flag table, parsing, help, one file a command. `typed` is what was typed,
+//! [`crate::settings`] what it means.
 
 pub mod cleanup;
 pub mod commands;

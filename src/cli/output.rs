@@ -18,15 +18,16 @@ pub fn write(body: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> 
     match done {
         Ok(()) => Ok(()),
         Err(why) if why.kind() == io::ErrorKind::BrokenPipe => {
-            // Whoever reads has had enough, as `head` has: not our failure. Nothing of ours is left to be undone,
-            // because commands print last.
+            // Whoever reads has had enough, as `head` has: not our failure. Nothing of ours is left to be
+            // undone, because commands print last.
             std::process::exit(0)
         }
         Err(why) => Err(Error::new(Kind::Os, format!("Cannot write to standard output: {why}"))),
     }
 }
 
-/// Prints the one line of a failure on standard error. Line breaks in it are escaped: names may come from anywhere.
+/// Prints the one line of a failure on standard error. Line breaks in it are escaped: names may come from
+/// anywhere.
 pub fn complain(why: &Error) {
     let sentence: String = why
         .message

@@ -137,7 +137,8 @@ impl Words {
         }
     }
 
-    /// Does a flag of this name take a value? Where commands differ in that, the command must have come before.
+    /// Does a flag of this name take a value? Where commands differ in that, the command must have come
+    /// before.
     fn takes_value(&self, long: &str) -> Result<bool> {
         let own = self.command.and_then(|command| flags::named(long).find(|flag| flag.accepted_by(command)));
         if let Some(flag) = own {

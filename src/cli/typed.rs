@@ -163,8 +163,8 @@ pub fn keyword(text: &str) -> std::result::Result<(String, String), String> {
 }
 
 impl Typed {
-    /// What all of it means for the daemon and for the commands that talk to it or to Redis. `password` is what the
-    /// environment has, and gives way to a file.
+    /// What all of it means for the daemon and for the commands that talk to it or to Redis. `password` is
+    /// what the environment has, and gives way to a file.
     pub fn settings(&self, password: Option<String>) -> Result<Settings> {
         let hostname = match &self.hostname {
             Some(name) => name.clone(),

@@ -1,7 +1,9 @@
-//! Which Redis servers are on the local subnets: every /24 of the interfaces that are up, many addresses at a time.
+//! Which Redis servers are on the local subnets: every /24 of the interfaces that are up, many addresses at a
+//! time.
 //!
-//! What listens on an address may be anything, so little is believed: every wait has a deadline, every answer a length.
-//! The few commands are spoken here over plain TCP and not through the `redis` crate, which knows no deadlines.
+//! What listens on an address may be anything, so little is believed: every wait has a deadline, every answer
+//! a length. The few commands are spoken here over plain TCP and not through the `redis` crate, which knows
+//! no deadlines.
 
 use crate::error::{Error, Kind, Result};
 use crate::limits::{
@@ -50,8 +52,8 @@ pub struct Login {
 
 /// The Redis servers on `port` of every address of every local /24, sorted by address.
 ///
-/// `timeout` is for connecting and the answer to `PING` together. At most `max_workers` addresses are tried at a time
-/// (1 to 256). Blocks the calling thread; threads of its own end before it returns.
+/// `timeout` is for connecting and the answer to `PING` together. At most `max_workers` addresses are tried
+/// at a time (1 to 256). Blocks the calling thread; threads of its own end before it returns.
 pub fn discover_redis(port: u16, timeout: Duration, max_workers: usize) -> Result<Vec<Found>> {
     discover_redis_as(port, timeout, max_workers, None)
 }
@@ -106,7 +108,8 @@ pub fn discover_redis_as(
     Ok(found)
 }
 
-/// The 254 hosts of each distinct /24 that an address of ours lies in, however wide the interface's own mask is.
+/// The 254 hosts of each distinct /24 that an address of ours lies in, however wide the interface's own mask
+/// is.
 fn targets(own: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
     let subnets: BTreeSet<[u8; 3]> = own.iter().map(|ip| ip.octets()).map(|[a, b, c, _]| [a, b, c]).collect();
     if subnets.len() > DISCOVERY_SUBNETS_MAX {
@@ -127,7 +130,8 @@ fn probe(address: SocketAddr, timeout: Duration, login: Option<&Login>) -> io::R
     if !locked && answer != b"+PONG" {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    // It is a Redis: from here on it has time of its own, and a failure only means that we do not know its machines.
+    // It is a Redis: from here on it has time of its own, and a failure only means that we do not know its
+    // machines.
     peer.deadline = Instant::now() + DISCOVERY_KEYS_TIMEOUT;
     if locked {
         let Some(login) = login else { return Ok(Vec::new()) };
@@ -230,8 +234,8 @@ impl Peer {
         Ok(self.line()? == b"+OK")
     }
 
-    /// Collects the names of machines, batch by batch, until the cursor is back at 0, the time or the bytes are used
-    /// up, or there are implausibly many.
+    /// Collects the names of machines, batch by batch, until the cursor is back at 0, the time or the bytes
+    /// are used up, or there are implausibly many.
     fn scan(&mut self, machines: &mut BTreeSet<String>) -> io::Result<()> {
         let pattern = format!("{MACHINES}*:hostname");
         let mut cursor = b"0".to_vec();
@@ -266,7 +270,8 @@ fn machine_of(key: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    //! Against listeners on the loopback only: a scan belongs into a network namespace (tests/scenarios/80_discover.sh).
+    //! Against listeners on the loopback only: a scan belongs into a network namespace
+    //! (tests/scenarios/80_discover.sh).
     use super::*;
     use std::net::TcpListener;
 
@@ -309,7 +314,8 @@ mod tests {
             b"+PONG\r\n",
             b"*2\r\n$2\r\n17\r\n*2\r\n$24\r\ndao:machines:b:hostname2\r\n$22\r\ndao:machines:b:hostname\r\n",
         ]);
-        // The second length is one short, so the answer is garbage from there on: still a Redis, without machines.
+        // The second length is one short, so the answer is garbage from there on: still a Redis, without
+        // machines.
         assert_eq!(probe(address, PATIENCE, None).unwrap(), Vec::<String>::new());
         let address = server(&[
             b"+PONG\r\n",

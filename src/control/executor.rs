@@ -13,8 +13,8 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
 use crate::naming::{mirror_name, segment_path};
-use crate::os::process;
 use crate::os::threads::Handle;
+use crate::os::{process, scheduling};
 use crate::settings::Settings;
 use crate::shm::{self, Access, OpenError, Segment, SegmentSpec, Writer};
 use crate::wire::record::Request;
@@ -48,6 +48,8 @@ pub struct Executor {
     publishers: BTreeMap<String, Handle>,
     mirrors: BTreeMap<StreamKey, Handle>,
     mirrors_started: u64,
+    /// Counts of a stream go on when its mirror is made anew.
+    mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
     waiting: BTreeMap<StreamKey, Vec<Reply<MirrorInfo>>>,
 }
 
@@ -72,12 +74,14 @@ impl Executor {
             publishers: BTreeMap::new(),
             mirrors: BTreeMap::new(),
             mirrors_started: 0,
+            mirror_stats: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
     }
 
     /// The body of `dao-command`.
     pub fn run(mut self, queue: &Receiver<Command>) {
+        scheduling::prefer_latency(); // libzmq's threads inherit it: they are started from this one
         loop {
             match queue.recv_timeout(TICK) {
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),
@@ -94,13 +98,10 @@ impl Executor {
         match command {
             Command::LocalSegments(segments) => state.on_local_segments(segments),
             Command::Requests(requests) => {
-                for (name, text, request) in requests {
-                    let client = &request.client_hostname;
-                    crate::info!("{client} ({}) asks for '{name}'", request.client_ip);
-                    if let Err(error) = state.on_request(name, text, &request, now) {
-                        crate::warn!("the request of {client} is refused: {error}");
-                    }
-                }
+                drop(state);
+                requests
+                    .into_iter()
+                    .for_each(|(name, text, request)| self.on_request(name, text, &request, now));
             }
             Command::Remote(found) => found.into_iter().for_each(|(key, facts)| state.on_remote(key, facts)),
             Command::ClientAges { name, ages, all } => {
@@ -149,6 +150,20 @@ impl Executor {
                 state.on_mirror_ended(key, number, why.to_string(), now);
             }
             Command::Stop => {}
+        }
+    }
+
+    fn on_request(&mut self, name: String, text: String, request: &Request, now: Instant) {
+        let mut state = lock(&self.state);
+        let (client, ip) = (&request.client_hostname, request.client_ip);
+        // One that cannot be answered yet is found again and again.
+        if state.requests.get(&name) != Some(&text) {
+            crate::info!("{client} ({ip}) asks for '{name}'");
+        }
+        if let Err(error) = state.on_request(name.clone(), text.clone(), request, now) {
+            drop(state);
+            crate::warn!("the request of {client} ({ip}) for '{name}' is refused: {error}");
+            let _ = self.registry.delete_request(&self.settings.hostname, &name, &text);
         }
     }
 
@@ -270,6 +285,7 @@ impl Executor {
     fn write_records(&mut self, name: String, records: Vec<crate::wire::record::Record>) -> bool {
         let host = self.settings.hostname.clone();
         if self.registry.write_records(&host, &name, &records).is_err() {
+            lock(&self.state).on_records_unknown(name);
             return false;
         }
         for record in &records {
@@ -347,13 +363,13 @@ impl Executor {
         }
     }
 
-    fn make_mirror(&self, key: &StreamKey, target: Target, number: u64) -> Result<(Handle, MirrorInfo)> {
+    fn make_mirror(&mut self, key: &StreamKey, target: Target, number: u64) -> Result<(Handle, MirrorInfo)> {
         let refused = |why: String| Error::new(Kind::Os, why);
         self.check_descriptors().map_err(refused)?;
         let path = segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1));
         let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
         let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
-        let stats = Arc::new(MirrorStats::default());
+        let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
         let mirror = MirrorWorker::new(&self.context, target.source, writer, Arc::clone(&stats))
             .map_err(|error| refused(format!("no connection to {}: {error}", target.source.ip)))?;
         let commands = self.commands.clone();
@@ -379,6 +395,7 @@ impl Executor {
         for reply in self.waiting.remove(key).unwrap_or_default() {
             answer(&reply, Err(gone.clone()));
         }
+        self.mirror_stats.remove(key);
         lock(&self.state).on_forgotten(key);
     }
 

@@ -13,7 +13,7 @@ use crate::metrics;
 use crate::naming::{host_name, key, segment_name};
 use crate::os::threads::Stop;
 use crate::settings::{Role, Settings};
-use crate::shm;
+use crate::shm::{self, OpenError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,6 +106,7 @@ fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
         Ok(entries) => {
             for entry in entries {
                 let usable = entry.name.and_then(|name| match entry.facts {
+                    Ok(facts) if facts.on_gpu => Err(OpenError::OnGpu.to_string()),
                     Ok(facts) => Ok((name, facts)),
                     Err(error) => Err(error.to_string()),
                 });

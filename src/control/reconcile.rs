@@ -73,14 +73,18 @@ impl State {
         let names: BTreeSet<&String> = self.written.keys().chain(self.publishers.keys()).collect();
         for name in names {
             let records = self.desired_records(name);
-            if self.written.get(name).map_or(&[][..], Vec::as_slice) != records {
+            let stands = match self.written.get(name) {
+                None => records.is_empty(),
+                Some(written) => written.as_ref() == Some(&records),
+            };
+            if !stands {
                 actions.push(Action::WriteRecords { name: name.clone(), records });
             }
         }
         for (name, text) in &self.requests {
             // Deleted once it is answered, so that a client that sees it gone finds its record.
             let records = self.desired_records(name);
-            if !records.is_empty() && self.written.get(name) == Some(&records) {
+            if !records.is_empty() && self.written.get(name).and_then(Option::as_ref) == Some(&records) {
                 actions.push(Action::DeleteRequest { name: name.clone(), text: text.clone() });
             }
         }

@@ -102,8 +102,8 @@ pub struct State {
     pub publishers: BTreeMap<String, Publisher>,
     /// Owner: the port that a segment was published on last, kept so that peers find it there again.
     pub ports: BTreeMap<String, u16>,
-    /// Owner: the records that stand in Redis, as far as we know.
-    pub written: BTreeMap<String, Vec<Record>>,
+    /// Owner: the records that stand in Redis; none where there is no entry, who knows which where it is `None`.
+    pub written: BTreeMap<String, Option<Vec<Record>>>,
     /// Owner: the text of requests that are to be deleted once they are answered.
     pub requests: BTreeMap<String, String>,
     /// Client: what we want, what the registry says of it, and what there is.
@@ -150,7 +150,6 @@ impl State {
 
     /// A request was found in Redis.
     pub fn on_request(&mut self, name: String, text: String, request: &Request, now: Instant) -> Result<()> {
-        self.requests.insert(name.clone(), text);
         if request.transport != "zmq" {
             let transport = &request.transport;
             return Err(Error::new(Kind::NotImplemented, format!("{transport} connector not implemented.")));
@@ -162,6 +161,7 @@ impl State {
                 format!("segment '{name}' has {} clients already", clients.len()),
             ));
         }
+        self.requests.insert(name.clone(), text);
         let client = Client {
             ip: Some(request.client_ip),
             bidirectional: request.bidirectional,
@@ -170,7 +170,7 @@ impl State {
         };
         clients.insert(request.client_hostname.clone(), client);
         // Whoever asks although its record stands may have lost sight of it: it is written again.
-        self.written.remove(&name);
+        self.written.insert(name, None);
         Ok(())
     }
 
@@ -230,9 +230,14 @@ impl State {
         }
     }
 
-    /// Redis has lost our keys.
+    /// Redis has lost our keys, or some of them.
     pub fn on_registry_lost(&mut self) {
-        self.written.clear();
+        self.written.values_mut().for_each(|records| *records = None);
+    }
+
+    /// Writing records failed: they may stand there or not.
+    pub fn on_records_unknown(&mut self, name: String) {
+        self.written.insert(name, None);
     }
 
     /// A publisher runs.
@@ -257,7 +262,7 @@ impl State {
         if records.is_empty() {
             self.written.remove(&name);
         } else {
-            self.written.insert(name, records);
+            self.written.insert(name, Some(records));
         }
     }
 

@@ -25,12 +25,6 @@ pub fn sleep(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// Asks the kernel not to bundle this thread's wake-ups with others': sleeps of microseconds become possible.
-pub fn precise_sleeps() {
-    // SAFETY: PR_SET_TIMERSLACK takes one integer and touches no memory.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1usize) };
-}
-
 /// Bytes nobody can guess, for ids that tell one run of a program from the next. Falls back on the clock and the
 /// process' number where the kernel has no randomness yet.
 pub fn random_u64() -> u64 {

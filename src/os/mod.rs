@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod interfaces;
 pub mod process;
+pub mod scheduling;
 pub mod signals;
 pub mod threads;
 pub mod zmq_ext;

@@ -97,8 +97,8 @@ fn metadata(path: &Path, spec: &SegmentSpec, slot: u32, now_s: f64) -> Vec<u8> {
         put(at::SIZE + 4 * axis, &size.to_le_bytes());
     }
     if spec.shape.naxis() == 1 {
-        // The one intended difference to the library: it leaves 0 here, and ends the program that opens such a
-        // segment with it.
+        // The one intended difference to the library: it leaves 0 here, and ends the program that opens such
+        // a segment with it.
         put(at::SIZE + 4, &1u32.to_le_bytes());
     }
     put(at::NELEMENT, &(spec.shape.elements() as u64).to_le_bytes());
@@ -139,11 +139,11 @@ fn fill(file: &mut File, path: &Path, spec: &SegmentSpec, keywords: &[Keyword]) 
     file.write_all_at(&bytes, spec.keywords_offset() as u64)
 }
 
-/// Creates a segment and opens it for writing: with no frame yet, these keywords (unused ones follow), and ten
-/// semaphores and the log's beside it.
+/// Creates a segment and opens it for writing: with no frame yet, these keywords (unused ones follow), and
+/// ten semaphores and the log's beside it.
 ///
-/// It is made under another name and then renamed, so nobody sees it half done, and who has an older file of this
-/// name mapped keeps it. Mode 0600, less what the umask takes.
+/// It is made under another name and then renamed, so nobody sees it half done, and who has an older file of
+/// this name mapped keeps it. Mode 0600, less what the umask takes.
 pub fn create(path: &Path, spec: &SegmentSpec, keywords: &[Keyword]) -> Result<Segment, CreateError> {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let bad_path = |why: &str| CreateError::BadPath(path.to_owned(), why.to_owned());
@@ -178,7 +178,8 @@ pub fn create(path: &Path, spec: &SegmentSpec, keywords: &[Keyword]) -> Result<S
     Segment::open(path, Access::ReadWrite).map_err(CreateError::Open)
 }
 
-/// Removes a segment: its file and its semaphores. Refuses what is no segment's file. Who has it mapped keeps it.
+/// Removes a segment: its file and its semaphores. Refuses what is no segment's file. Who has it mapped keeps
+/// it.
 pub fn remove(path: &Path) -> io::Result<()> {
     let refuse = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
     let base =

@@ -1,12 +1,13 @@
 //! Surviving a file that shrinks below a mapping.
 //!
-//! Reading a mapped page past the file's end raises SIGBUS, and anybody may truncate a segment at any time: the
-//! library itself does when it creates one again. One handler for the process finds the mapping that holds the
-//! faulting address, lays zeros over it from that page to its end, and marks it lost; the interrupted copy goes on
-//! and its owner finds the mark. A SIGBUS anywhere else takes the course it would have taken without us.
+//! Reading a mapped page past the file's end raises SIGBUS, and anybody may truncate a segment at any time:
+//! the library itself does when it creates one again. One handler for the process finds the mapping that
+//! holds the faulting address, lays zeros over it from that page to its end, and marks it lost; the
+//! interrupted copy goes on and its owner finds the mark. A SIGBUS anywhere else takes the course it would
+//! have taken without us.
 //!
-//! The handler touches only the static table below (atomics), `mmap` and `sigaction`, all of which may be used in a
-//! signal handler. Threads that use segments must not block SIGBUS.
+//! The handler touches only the static table below (atomics), `mmap` and `sigaction`, all of which may be
+//! used in a signal handler. Threads that use segments must not block SIGBUS.
 #![allow(unsafe_code)] // a signal handler, and mmap inside it
 
 use super::error::OpenError;
@@ -15,8 +16,8 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Mappings that can be watched: every segment published, and every mirror once as a mirror and once more while it is
-/// replaced.
+/// Mappings that can be watched: every segment published, and every mirror once as a mirror and once more
+/// while it is replaced.
 const MAPPINGS_MAX: usize = limits::SEGMENTS_MAX + 2 * limits::MIRRORS_MAX;
 
 const FREE: usize = 0;
@@ -40,7 +41,8 @@ static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static PAGE_BYTES: OnceLock<usize> = OnceLock::new();
 static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
 
-/// An address range whose faults are survived; until it is dropped, which must be before the range is unmapped.
+/// An address range whose faults are survived; until it is dropped, which must be before the range is
+/// unmapped.
 pub(super) struct Guard(&'static Entry);
 
 impl Guard {
@@ -79,8 +81,8 @@ impl Drop for Guard {
 
 fn install() -> Result<(), i32> {
     let errno = || io::Error::last_os_error().raw_os_error().unwrap_or(0);
-    // SAFETY: sysconf takes a number; sigaction reads or fills structs that live on this stack, zero is a valid value
-    // for them, and the handler has the signature that SA_SIGINFO asks for.
+    // SAFETY: sysconf takes a number; sigaction reads or fills structs that live on this stack, zero is a
+    // valid value for them, and the handler has the signature that SA_SIGINFO asks for.
     unsafe {
         PAGE_BYTES.get_or_init(|| libc::sysconf(libc::_SC_PAGESIZE).max(4096) as usize);
         let mut previous: libc::sigaction = std::mem::zeroed();
@@ -118,14 +120,16 @@ fn survive(address: usize) -> bool {
     let used = USED.load(Ordering::SeqCst).min(MAPPINGS_MAX);
     let page = address & !(PAGE_BYTES.get().copied().unwrap_or(4096) - 1);
     for entry in &TABLE[..used] {
-        // Partner: the store at the end of `Guard::new`, in the thread that faulted or one that handed it over.
+        // Partner: the store at the end of `Guard::new`, in the thread that faulted or one that handed it
+        // over.
         let start = entry.start.load(Ordering::Acquire);
         let end = entry.end.load(Ordering::Relaxed);
         if start <= CLAIMED || address < start || address >= end {
             continue;
         }
-        // SAFETY: the pages from `page` to `end` belong to the mapping of this entry: it faulted, so its owner is
-        // inside an access to it and cannot unmap it. All of it past the fault is past the file's end.
+        // SAFETY: the pages from `page` to `end` belong to the mapping of this entry: it faulted, so its
+        // owner is inside an access to it and cannot unmap it. All of it past the fault is past the file's
+        // end.
         let zeros = unsafe {
             libc::mmap(
                 page as *mut libc::c_void,
@@ -146,7 +150,8 @@ fn survive(address: usize) -> bool {
     false
 }
 
-/// Somebody else's fault: what was installed before us decides, and where that is nothing the process dies of it.
+/// Somebody else's fault: what was installed before us decides, and where that is nothing the process dies of
+/// it.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void, sent: bool) {
     if let Some(previous) = PREVIOUS.get() {
         let handler = previous.sa_sigaction;
@@ -168,8 +173,8 @@ fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::
             return;
         }
     }
-    // SAFETY: restores the default; the faulting instruction runs again when we return, or the raised signal is
-    // delivered then.
+    // SAFETY: restores the default; the faulting instruction runs again when we return, or the raised signal
+    // is delivered then.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         if sent {

@@ -1,7 +1,8 @@
 //! The generations of the format, every offset in one place, and what a header must say to be believed.
 //!
-//! Source of the offsets: the C library's `IMAGE_METADATA`, little-endian with natural alignment. [`Head`] repeats its
-//! common part and is what proves them; `tests/golden_shm.rs` proves them against files that the library wrote.
+//! Source of the offsets: the C library's `IMAGE_METADATA`, little-endian with natural alignment. [`Head`]
+//! repeats its common part and is what proves them; `tests/golden_shm.rs` proves them against files that the
+//! library wrote.
 
 use super::error::OpenError;
 use super::keyword::KEYWORD_BYTES;
@@ -130,7 +131,8 @@ impl Layout {
         }
     }
 
-    /// Where block 0 holds the ring's depth (u32); the slot last written (u32) follows. `None`: always one frame.
+    /// Where block 0 holds the ring's depth (u32); the slot last written (u32) follows. `None`: always one
+    /// frame.
     pub(crate) fn depth_offset(self) -> Option<usize> {
         match self {
             Layout::Fifo => Some(4296),
@@ -273,8 +275,8 @@ impl HeadCopy<'_> {
     }
 }
 
-/// Works out the generation of a file of `file_bytes` bytes, which no file says. `pair(offset)` gives the two u32 at
-/// an offset of block 0 (depth and last slot), `None` past the file's end.
+/// Works out the generation of a file of `file_bytes` bytes, which no file says. `pair(offset)` gives the two
+/// u32 at an offset of block 0 (depth and last slot), `None` past the file's end.
 pub(crate) fn infer(
     (shape, dtype, keywords): (Shape, DType, u16),
     file_bytes: u64,

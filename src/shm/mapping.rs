@@ -1,7 +1,8 @@
 //! Checked access to mapped bytes that other processes write at the same time.
 //!
-//! No reference to the bytes ever leaves this file, except to single atomics: fields are loaded and stored as atomics,
-//! pixels are copied between the mapping and private memory. Offsets are checked; one out of range is a bug of ours.
+//! No reference to the bytes ever leaves this file, except to single atomics: fields are loaded and stored as
+//! atomics, pixels are copied between the mapping and private memory. Offsets are checked; one out of range
+//! is a bug of ours.
 #![allow(unsafe_code)] // raw pointers into the mapping
 
 use super::error::OpenError;
@@ -35,7 +36,8 @@ impl Mapping {
         Ok(Mapping { guard, memory, writable, _not_sync: std::marker::PhantomData })
     }
 
-    /// Did the file shrink under the mapping? Then what was read is zeros in part, and what was written is nowhere.
+    /// Did the file shrink under the mapping? Then what was read is zeros in part, and what was written is
+    /// nowhere.
     pub fn lost(&self) -> bool {
         self.guard.lost()
     }
@@ -61,8 +63,9 @@ impl Mapping {
     }
 
     fn atomic8(&self, offset: usize) -> &AtomicU8 {
-        // SAFETY: inside the mapping (checked), which lives as long as `self`. Other processes' stores to it are what
-        // the atomic is for. Loads are all that happens where the mapping is read-only: `store*` check it.
+        // SAFETY: inside the mapping (checked), which lives as long as `self`. Other processes' stores to it
+        // are what the atomic is for. Loads are all that happens where the mapping is read-only: `store*`
+        // check it.
         unsafe { AtomicU8::from_ptr(self.field(offset, 1)) }
     }
 
@@ -81,9 +84,9 @@ impl Mapping {
         unsafe { AtomicU64::from_ptr(self.field(offset, 8).cast()) }
     }
 
-    // Loads are Acquire and stores Release throughout. Their partners are the plain stores and loads of the C library
-    // in another process, which the compilers it is built with keep in order (its metadata is volatile) and which
-    // x86 keeps in order too; and our own writer's.
+    // Loads are Acquire and stores Release throughout. Their partners are the plain stores and loads of the C
+    // library in another process, which the compilers it is built with keep in order (its metadata is
+    // volatile) and which x86 keeps in order too; and our own writer's.
 
     /// A byte.
     pub fn load8(&self, offset: usize) -> u8 {
@@ -125,8 +128,9 @@ impl Mapping {
     /// Copies bytes out. They may change meanwhile: whether they did is the caller's to find out.
     pub fn copy_out(&self, offset: usize, to: &mut [u8]) {
         let from = self.pointer(offset, to.len());
-        // SAFETY: both ranges are valid for their length (the mapping's is checked), and private memory does not
-        // overlap a mapping. Bytes that change during the copy give a mixture, and every mixture of bytes is a `u8`.
+        // SAFETY: both ranges are valid for their length (the mapping's is checked), and private memory does
+        // not overlap a mapping. Bytes that change during the copy give a mixture, and every mixture of bytes
+        // is a `u8`.
         unsafe { std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) }
     }
 
@@ -138,8 +142,8 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
     }
 
-    /// Do the bytes at `offset` still equal the copy? Looks at all of them up to `lines` cache lines, else at so many
-    /// lines evenly spread, with the first and the last among them.
+    /// Do the bytes at `offset` still equal the copy? Looks at all of them up to `lines` cache lines, else at
+    /// so many lines evenly spread, with the first and the last among them.
     pub fn matches(&self, offset: usize, copy: &[u8], lines: usize) -> bool {
         let all = copy.len().div_ceil(LINE_BYTES);
         let looks = all.min(lines.max(2));
@@ -149,7 +153,8 @@ impl Mapping {
             let part = &copy[position..copy.len().min(position + LINE_BYTES)];
             let now = &mut line[..part.len()];
             self.copy_out(offset + position, now);
-            // Without this the compiler could take the second look for the first: nothing it knows of wrote between.
+            // Without this the compiler could take the second look for the first: nothing it knows of wrote
+            // between.
             std::sync::atomic::compiler_fence(Ordering::SeqCst);
             now == part
         })
@@ -163,5 +168,43 @@ pub(super) fn allocate(file: &File, bytes: u64) -> std::io::Result<()> {
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes) } {
         0 => Ok(()),
         errno => Err(std::io::Error::from_raw_os_error(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_look_finds_what_changed_since_the_copy() {
+        let path = std::env::temp_dir().join(format!("dstest-mapping-{}", std::process::id()));
+        let bytes = 10_000;
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        allocate(&file, bytes as u64).unwrap();
+        let mapping = Mapping::new(&file, bytes, true).unwrap();
+        for length in [0, 1, 63, 64, 65, 128, 9_999] {
+            let mut copy = vec![1; length];
+            mapping.copy_out(1, &mut copy);
+            assert!(mapping.matches(1, &copy, 64), "{length}");
+            // First and last bytes are always looked at; all of them while the lines suffice.
+            for changed in [0, length / 2, length.saturating_sub(1)] {
+                if length > 0 && (length <= 64 * LINE_BYTES || changed != length / 2) {
+                    mapping.store8(1 + changed, 9);
+                    assert!(!mapping.matches(1, &copy, 64), "{changed} of {length}");
+                    mapping.store8(1 + changed, 0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "2 bytes at 15")]
+    fn an_offset_past_the_end_is_our_own_mistake() {
+        let path = std::env::temp_dir().join(format!("dstest-offset-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        allocate(&file, 16).unwrap();
+        Mapping::new(&file, 16, false).unwrap().copy_out(15, &mut [0; 2]);
     }
 }

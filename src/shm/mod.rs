@@ -1,7 +1,9 @@
-//! Segments: layouts, opening and creating, consistent reads, writes, semaphores. Knows nothing of the network.
+//! Segments: layouts, opening and creating, consistent reads, writes, semaphores. Knows nothing of the
+//! network.
 //!
-//! The file format is the C library's (daoBase): `<dir>/<name>.im.shm`, mapped shared by every process of the host.
-//! Nothing in such a file is trusted: other people's programs write it, truncate it and replace it while we look.
+//! The file format is the C library's (daoBase): `<dir>/<name>.im.shm`, mapped shared by every process of the
+//! host. Nothing in such a file is trusted: other people's programs write it, truncate it and replace it
+//! while we look.
 //!
 //! | file | holds |
 //! |---|---|

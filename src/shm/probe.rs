@@ -128,7 +128,8 @@ pub(super) fn examine(file: &File, path: &Path) -> Result<Facts, OpenError> {
     Ok(facts)
 }
 
-/// Looks at one file. Only reads it: whatever it holds, and whatever is done to it meanwhile, gives an answer.
+/// Looks at one file. Only reads it: whatever it holds, and whatever is done to it meanwhile, gives an
+/// answer.
 pub fn probe(path: &Path) -> Result<Facts, OpenError> {
     examine(&open_file(path, false)?, path)
 }
@@ -161,8 +162,8 @@ pub fn scan(dir: &Path) -> io::Result<Vec<ScanEntry>> {
     Ok(files.into_iter().map(look).collect())
 }
 
-/// The generation that programs on this host use: that of the local segment created last, as far as we can create it;
-/// `Fifo` where there is none.
+/// The generation that programs on this host use: that of the local segment created last, as far as we can
+/// create it; `Fifo` where there is none.
 pub fn newest_layout(dir: &Path) -> Layout {
     let entries = scan(dir).unwrap_or_default();
     let facts = entries.iter().filter_map(|entry| entry.facts.as_ref().ok());

@@ -2,27 +2,34 @@
 //!
 //! # What is checked
 //!
-//! The writer sets `write`, copies, clears `write`, and only then stores the time and the counter; there is no lock
-//! and no sequence number that moves before the pixels do. A copy is taken for whole when
+//! The writer sets `write`, copies, clears `write`, and only then stores the time and the counter; there is
+//! no lock and no sequence number that moves before the pixels do. A copy is taken for whole when
 //!
-//! 1. `write` was 0 before it, and the slot's stamp (cnt0, cnt1, cnt2, time, and the fields of partial writes) the one
-//!    of the frame that was asked for;
-//! 2. `write` was 0 after it, and the stamp the same, with fences so that the pixels are loaded between the two looks:
-//!    a writer that was in the slot at either moment is seen, and one that came and went in between has moved cnt0;
-//! 3. a second look at the pixels agrees with the copy: the witness. It is for a writer that came *and cleared
-//!    `write`* during the copy, but was interrupted before it stored time and counter, so that 2. sees nothing. Then
-//!    the slot holds the new pixels throughout, and the first part of the copy the old ones. Frames of up to
-//!    [`WITNESS_LINES`] cache lines are compared whole, larger ones at that many lines, first and last among them;
+//! 1. `write` was 0 before it, and the slot's stamp (cnt0, cnt1, cnt2, time, and the fields of partial
+//!    writes) the one of the frame that was asked for;
+//! 2. `write` was 0 after it, and the stamp the same, with fences so that the pixels are loaded between the
+//!    two looks: a writer that was in the slot at either moment is seen, and one that came and went in
+//!    between has moved cnt0. In a ring the slot must not be the last one under a counter older than its
+//!    neighbour's: so it is between the writer's steps 3 and 4;
+//! 3. a second look at the pixels agrees with the copy: the witness. It is for a writer that came *and
+//!    cleared `write`* during the copy, but was interrupted before it stored time and counter, so that 2.
+//!    sees nothing. Then the slot holds the new pixels throughout, and the first part of the copy the old
+//!    ones. Frames of up to [`WITNESS_LINES`] cache lines are compared whole, larger ones at that many lines,
+//!    first and last among them;
 //! 4. `write` and the stamp are looked at once more after the witness;
 //! 5. the header still says what it said at opening, and no fault happened in the mapping.
 //!
 //! # What remains
 //!
-//! A frame larger than the witness, whose writer was interrupted in those few instructions after it had overtaken our
-//! copy, and which differs from its predecessor only between the lines that are compared. [`Reader::still_whole`],
-//! asked later, sees the counter that has moved by then. And frames that arrive in parts (`packetNb`): the format
-//! clears `write` after each part, so between two parts the slot holds a mixture under the old counter; a copy in
-//! which a part arrived is refused by 2., one that began late and ended between two parts cannot be told.
+//! With one slot, a copy that begins and ends between the writer's clearing of `write` and its counter: it is
+//! whole, and it is the next frame under the last one's counter, so that frame may come twice. In a ring the
+//! same holds for the oldest slot between the writer's clearing of `write` and the next store, if it is
+//! interrupted there. Then, a frame larger than the witness, whose writer was interrupted in those few
+//! instructions after it had overtaken our copy, and which differs from its predecessor only between the
+//! lines that are compared. [`Reader::still_whole`], asked later, sees the counter that has moved by then.
+//! And frames that arrive in parts (`packetNb`): the format clears `write` after each part, so between two
+//! parts the slot holds a mixture under the old counter; a copy in which a part arrived is refused by 2., one
+//! that began late and ended between two parts cannot be told.
 
 use super::layout::at;
 use super::segment::{FrameMeta, Segment};
@@ -34,6 +41,9 @@ const WITNESS_LINES: usize = 64;
 const ATTEMPTS: u32 = 4;
 /// Looks at `write` before a frame is given up for this time: some microseconds, a small frame's copy.
 const WRITE_LOOKS: u32 = 200;
+/// Spins before the last look at a ring's oldest frame, up to a microsecond: a writer that has just cleared
+/// `write` there has said so in `fifo_last_written` by then.
+const SETTLE_SPINS: u32 = 32;
 /// Bytes copied before looking whether the writer has come: a torn copy need not be finished.
 const CHUNK_BYTES: usize = 256 * 1024;
 
@@ -46,8 +56,8 @@ pub enum Outcome {
     Frame {
         /// Its counters and time.
         meta: FrameMeta,
-        /// Frames between the last one returned and this one that were written and could not be had. Unknown over a
-        /// restart, and 0 then.
+        /// Frames between the last one returned and this one that were written and could not be had. Unknown
+        /// over a restart, and 0 then.
         lapped: u64,
         /// The counter went backwards, or the segment was created again in place.
         restarted: bool,
@@ -77,6 +87,8 @@ pub struct Reader {
     segment: Segment,
     /// Counter of the frame returned last, 0 before the first.
     seen: u64,
+    /// Was any frame returned? A segment that was never written has one too, with counter 0.
+    started: bool,
     creation: u64,
     restarted: bool,
     /// Slot and counter of the frame that is in the caller's buffer.
@@ -87,7 +99,7 @@ impl Reader {
     /// Starts at the newest frame: that is the first that `read_next` gives.
     pub fn new(segment: Segment) -> Reader {
         let creation = segment.creation();
-        Reader { segment, seen: 0, creation, restarted: false, held: (0, 0) }
+        Reader { segment, seen: 0, started: false, creation, restarted: false, held: (0, 0) }
     }
 
     /// The segment.
@@ -97,11 +109,13 @@ impl Reader {
 
     /// Is it worth calling `read_next`? A handful of loads, and no system call.
     pub fn has_news(&self) -> bool {
-        self.segment.newest().1 != self.seen || self.segment.creation() != self.creation
+        self.segment.newest().1 != self.seen
+            || self.segment.creation() != self.creation
+            || self.segment.lost()
     }
 
-    /// The next frame that was not returned yet: of a ring the oldest that is still there, else the newest. The buffer
-    /// must have the length of a frame; it holds garbage unless a frame is returned.
+    /// The next frame that was not returned yet: of a ring the oldest that is still there, else the newest.
+    /// The buffer must have the length of a frame; it holds garbage unless a frame is returned.
     pub fn read_next(&mut self, buffer: &mut [u8]) -> Outcome {
         for attempt in 0..ATTEMPTS {
             if let Some(trouble) = self.trouble() {
@@ -120,8 +134,8 @@ impl Reader {
         self.trouble().unwrap_or(Outcome::Busy)
     }
 
-    /// The newest frame, whether it was returned before or not, and even if none was ever written (cnt0 is 0 and the
-    /// pixels are as they were created).
+    /// The newest frame, whether it was returned before or not, and even if none was ever written (cnt0 is 0
+    /// and the pixels are as they were created).
     pub fn read_newest(&mut self, buffer: &mut [u8]) -> Outcome {
         for _ in 0..ATTEMPTS {
             if let Some(trouble) = self.trouble() {
@@ -136,9 +150,10 @@ impl Reader {
         self.trouble().unwrap_or(Outcome::Busy)
     }
 
-    /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is used: if
-    /// so, the copy was taken with all of the frame there. `write` is not asked: a writer that has begun the next
-    /// frame since has not spoilt our copy, and one that had spoilt it has moved the counter before it begins another.
+    /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is
+    /// used: if so, the copy was taken with all of the frame there. `write` is not asked: a writer that has
+    /// begun the next frame since has not spoilt our copy, and one that had spoilt it has moved the counter
+    /// before it begins another.
     pub fn still_whole(&self) -> bool {
         // The copy before the counter. Partner: the writer's store of the counter.
         fence(Ordering::SeqCst);
@@ -168,13 +183,13 @@ impl Reader {
         }
     }
 
-    /// Slot and counter of the frame to copy. The first attempt is at the oldest frame of the ring, which the writer
-    /// goes to next; if that fails, at the one after it; if that fails too the writer is faster than us, and only the
-    /// newest is worth an attempt.
+    /// Slot and counter of the frame to copy. The first attempt is at the oldest frame of the ring, which the
+    /// writer goes to next; if that fails, at the one after it; if that fails too the writer is faster than
+    /// us, and only the newest is worth an attempt.
     fn choose(&self, (slot, counter): (u32, u64), attempt: u32) -> (u32, u64) {
         let depth = u64::from(self.segment.spec().depth);
         let kept = depth.saturating_sub(attempt.into());
-        if kept <= 1 || attempt >= 2 || self.seen == 0 && !self.restarted {
+        if kept <= 1 || attempt >= 2 || !self.started && !self.restarted {
             return (slot, counter);
         }
         let oldest = (self.seen + 1).max((counter + 1).saturating_sub(kept));
@@ -189,8 +204,8 @@ impl Reader {
             return trouble;
         }
         let restarted = std::mem::take(&mut self.restarted);
-        let first = self.seen == 0;
-        let lapped = if first { 0 } else { meta.cnt0.saturating_sub(self.seen).saturating_sub(1) };
+        let unknown = restarted || !std::mem::replace(&mut self.started, true);
+        let lapped = if unknown { 0 } else { meta.cnt0.saturating_sub(self.seen).saturating_sub(1) };
         self.seen = meta.cnt0;
         self.held = (slot, meta.cnt0);
         Outcome::Frame { meta, lapped, restarted }
@@ -220,15 +235,20 @@ impl Reader {
             }
             std::hint::spin_loop();
         }
+        // With the pixels of the next frame and the counter of the last: in a ring that can be told.
+        if self.segment.unfinished(slot) {
+            return Copied::Torn;
+        }
         let stamp = self.stamp(slot);
         if counter != stamp.meta.cnt0 {
             return Copied::Torn;
         }
         let offset = self.segment.spec().data_offset(slot);
         let untouched = || {
-            // The pixels before the flag and the stamp. Partner: the writer's fence between its flag and its pixels.
+            // The pixels before the flag and the stamp. Partner: the writer's fence between its flag and its
+            // pixels.
             fence(Ordering::SeqCst);
-            !self.writing(slot) && self.stamp(slot) == stamp
+            !self.writing(slot) && self.stamp(slot) == stamp && !self.segment.unfinished(slot)
         };
         let mut done = 0;
         for chunk in buffer.chunks_mut(CHUNK_BYTES) {
@@ -239,6 +259,11 @@ impl Reader {
             }
         }
         let witness = self.segment.mapping.matches(offset, buffer, WITNESS_LINES);
+        if self.segment.next_to_write(slot) {
+            for _ in 0..SETTLE_SPINS {
+                std::hint::spin_loop();
+            }
+        }
         if witness && untouched() { Copied::Whole(stamp.meta) } else { Copied::Torn }
     }
 }

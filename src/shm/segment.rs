@@ -40,8 +40,8 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// Opens and maps a segment. Never follows a symbolic link, never waits for a FIFO's other end, and refuses what
-    /// [`probe::probe`] refuses; besides, pixels on a GPU.
+    /// Opens and maps a segment. Never follows a symbolic link, never waits for a FIFO's other end, and
+    /// refuses what [`probe::probe`] refuses; besides, pixels on a GPU.
     pub fn open(path: &Path, access: Access) -> Result<Segment, OpenError> {
         let file = probe::open_file(path, access == Access::ReadWrite)?;
         let facts = probe::examine(&file, path)?;
@@ -112,8 +112,8 @@ impl Segment {
         ]
     }
 
-    /// Does the header no longer say what it said at opening? So it is when somebody creates the segment again in
-    /// place, with another shape or not, until he has finished.
+    /// Does the header no longer say what it said at opening? So it is when somebody creates the segment
+    /// again in place, with another shape or not, until he has finished.
     pub fn shape_changed(&self) -> bool {
         self.read_header() != self.header
     }
@@ -148,11 +148,23 @@ impl Segment {
         if self.spec.depth == 1 {
             return (0, counter);
         }
-        // Between the library's steps 3 and 4 the slot is the last one already and still has its old counter, which
-        // is that of a frame `depth` earlier: then the frame before is the newest that is finished.
+        // Between the library's steps 3 and 4 the slot is the last one already and still has its old counter,
+        // which is that of a frame `depth` earlier: then the frame before is the newest that is finished.
         let before = self.slot_before(slot, 1);
         let counter_before = self.cnt0(before);
         if counter < counter_before { (before, counter_before) } else { (slot, counter) }
+    }
+
+    /// Is a slot of a ring the last one already, and still under the counter that it had a turn ago?
+    pub(super) fn unfinished(&self, slot: u32) -> bool {
+        self.spec.depth > 1
+            && self.last_written() == slot
+            && self.cnt0(slot) < self.cnt0(self.slot_before(slot, 1))
+    }
+
+    /// Is a slot of a ring the one that the writer goes to next?
+    pub(super) fn next_to_write(&self, slot: u32) -> bool {
+        self.spec.depth > 1 && self.slot_before(slot, 1) == self.last_written()
     }
 
     /// Counters and time of a slot, whatever state it is in. A slot that the ring does not have gives zeros.
@@ -179,8 +191,8 @@ impl Segment {
         usize::from(self.spec.keywords) * KEYWORD_BYTES
     }
 
-    /// Copies as many bytes of the keywords as both sides have; gives how many. A keyword that is being written at
-    /// the moment may be torn: the format has no guard for them.
+    /// Copies as many bytes of the keywords as both sides have; gives how many. A keyword that is being
+    /// written at the moment may be torn: the format has no guard for them.
     pub fn copy_keywords_raw(&self, to: &mut [u8]) -> usize {
         let bytes = to.len().min(self.keywords_bytes());
         self.mapping.copy_out(self.spec.keywords_offset(), &mut to[..bytes]);

@@ -18,8 +18,19 @@ struct Semaphore(*mut libc::sem_t);
 // SAFETY: a semaphore is made to be used from any thread; the pointer is valid until sem_close in `drop`.
 unsafe impl Send for Semaphore {}
 
+/// Has the file behind a semaphore the length of one? glibc maps it without looking, and a shorter one would
+/// be a fault at the first use. `None`: there is none.
+fn is_whole(name: &str) -> Option<bool> {
+    let file = format!("/dev/shm/sem.{}", name.trim_start_matches('/'));
+    let metadata = std::fs::metadata(file).ok()?;
+    Some(metadata.is_file() && metadata.len() >= size_of::<libc::sem_t>() as u64)
+}
+
 impl Semaphore {
     fn open(name: &str) -> io::Result<Semaphore> {
+        if is_whole(name) != Some(true) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let name = CString::new(name)?;
         // SAFETY: a valid string; without O_CREAT there are no further arguments.
         let semaphore = unsafe { libc::sem_open(name.as_ptr(), 0) };
@@ -27,6 +38,9 @@ impl Semaphore {
     }
 
     fn create(name: &str) -> io::Result<Semaphore> {
+        if is_whole(name) == Some(false) {
+            unlink(name)?;
+        }
         let name = CString::new(name)?;
         let (mode, value): (libc::c_uint, libc::c_uint) = (0o644, 0);
         // SAFETY: a valid string; O_CREAT takes a mode and a value.
@@ -36,8 +50,9 @@ impl Semaphore {
 
     fn post(&self) {
         let mut value = 0;
-        // SAFETY: open until drop; `value` is valid for the call. Both calls are atomic towards other processes. If
-        // another writer posts between them the value reaches 2, which wakes a reader once more and harms nobody.
+        // SAFETY: open until drop; `value` is valid for the call. Both calls are atomic towards other
+        // processes. If another writer posts between them the value reaches 2, which wakes a reader once more
+        // and harms nobody.
         unsafe {
             if libc::sem_getvalue(self.0, &mut value) == 0 && value < VALUE_MAX {
                 libc::sem_post(self.0);
@@ -69,8 +84,8 @@ pub(super) struct Semaphores {
 }
 
 impl Semaphores {
-    /// Opens those there are, at most ten of the row: missing ones are left out, since a segment without readers that
-    /// wait needs none.
+    /// Opens those there are, at most ten of the row: missing ones are left out, since a segment without
+    /// readers that wait needs none.
     pub fn open(base: &str) -> Semaphores {
         let row = (0..usize::from(SEMAPHORES)).map_while(|index| {
             let name = naming::semaphore(base, index);
@@ -79,7 +94,8 @@ impl Semaphores {
         Semaphores { row: row.collect(), log: Semaphore::open(&naming::semaphore_log(base)).ok() }
     }
 
-    /// Wakes whoever waits: each semaphore that has not been posted since it was last waited for, then the log's.
+    /// Wakes whoever waits: each semaphore that has not been posted since it was last waited for, then the
+    /// log's.
     pub fn post_all(&self) {
         for semaphore in self.row.iter().chain(&self.log) {
             semaphore.post();
@@ -92,8 +108,8 @@ impl Semaphores {
     }
 }
 
-/// Makes exactly ten and the log's; those that exist are kept, for readers may wait on them, and a row that goes on
-/// is cut, for the library overflows its heap with an eleventh.
+/// Makes exactly ten and the log's; those that exist are kept, for readers may wait on them, and a row that
+/// goes on is cut, for the library overflows its heap with an eleventh.
 pub(super) fn create(base: &str) -> io::Result<()> {
     for index in 0..usize::from(SEMAPHORES) {
         Semaphore::create(&naming::semaphore(base, index))?;

@@ -77,8 +77,8 @@ impl Writer {
         self.put(pixels, |map, block| map.store64(block + at::ATIME, clock::realtime_ns() as u64))
     }
 
-    /// Writes a frame of another segment: cnt1, cnt2 and time are the source's, and cnt0 grows by 1 whatever the
-    /// source's does, since readers wait for it to grow. Gives the cnt0.
+    /// Writes a frame of another segment: cnt1, cnt2 and time are the source's, and cnt0 grows by 1 whatever
+    /// the source's does, since readers wait for it to grow. Gives the cnt0.
     pub fn write_mirrored(&mut self, pixels: &[u8], source: &FrameMeta) -> Result<u64, WriteError> {
         self.put(pixels, |map, block| {
             map.store64(block + at::ATIME, source.atime_ns as u64);
@@ -117,7 +117,8 @@ impl Writer {
         let slot = (last + 1) % spec.depth;
         let block = spec.metadata_offset(slot);
         map.store8(block + at::WRITE, 1);
-        // The flag before the pixels. Partner: the fence of a reader between its copy and its second look at the flag.
+        // The flag before the pixels. Partner: the fence of a reader between its copy and its second look at
+        // the flag.
         fence(Ordering::SeqCst);
         map.copy_in(spec.data_offset(slot), pixels);
         // Release, so after the pixels. Partner: the reader's first look at the flag.
@@ -127,13 +128,15 @@ impl Writer {
         }
         stamp(map, block);
         let counter = self.segment.cnt0(last).wrapping_add(1);
-        // Last, and Release: who sees the new counter sees all of the frame. Partner: the reader's load of it.
+        // Last, and Release: who sees the new counter sees all of the frame. Partner: the reader's load of
+        // it.
         map.store64(block + at::CNT0, counter);
         self.semaphores.post_all();
         if self.segment.lost() { Err(WriteError::Lost) } else { Ok(counter) }
     }
 
-    /// Writes the keywords; what is beyond the segment's number of them is left out, and the rest becomes unused.
+    /// Writes the keywords; what is beyond the segment's number of them is left out, and the rest becomes
+    /// unused.
     pub fn set_keywords(&mut self, keywords: &[Keyword]) -> Result<(), WriteError> {
         let unused = super::create::UNUSED_KEYWORD;
         let count = usize::from(self.segment.spec().keywords);

@@ -14,7 +14,7 @@
 //! | 8 | u8 | atype |
 //! | 9 | u8 | naxis |
 //! | 10 | u16 | keywords of the segment |
-//! | 12 | u32[3] | size, unused axes 0 |
+//! | 12 | 3 x u32 | size, unused axes 0 |
 //! | 24 | u64 | boot id of the publisher |
 //! | 32 | u64 | sequence number, from 1; of `alive`: that of the last frame, 0 before the first |
 //! | 40, 48, 56 | u64 | cnt0, cnt1, cnt2 of the source |
@@ -23,7 +23,7 @@
 //! | 80 | i64 | when the owner sent it, UTC ns |
 //! | 88 | u64 | origin: boot id of the daemon whose host wrote it, 0 for the owner's own |
 //! | 96 | u64 | frames that the writer overwrote before the owner had them, since its start |
-//! | 104 | u64 | frames that found a full send queue, since its start |
+//! | 104 | u64 | times that a subscriber's send queue was found full, since its start |
 //! | 112 | u32 | pixel offset in this part, at least 128 |
 //! | 116 | u32 | zero |
 //! | 120 | u64 | bytes of the pixels |

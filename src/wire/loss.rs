@@ -32,11 +32,22 @@ pub struct Ledger {
     last: Option<FrameHeader>,
     /// Frames that `Behind` has already counted, by the sequence number up to which it has.
     counted_to: u64,
+    /// What the last missing frames were booked under.
+    queue_was_full: bool,
     /// The losses so far, over all publishers of the stream.
     pub lost: Lost,
 }
 
 impl Ledger {
+    /// New books that go on from these losses.
+    pub fn continuing(lost: Lost) -> Ledger {
+        Ledger { lost, ..Ledger::default() }
+    }
+
+    fn cause(&mut self) -> &mut u64 {
+        if self.queue_was_full { &mut self.lost.queue_full } else { &mut self.lost.transport }
+    }
+
     /// Books one message. Another boot id starts a new count: what was lost between two publishers is unknown.
     pub fn on_message(&mut self, header: &FrameHeader) -> Arrival {
         let Some(last) = self.last.filter(|last| last.boot_id == header.boot_id) else {
@@ -56,9 +67,12 @@ impl Ledger {
         // Frames with a number that passed us by: all before a frame; up to and with the number of an `alive`.
         let reached = header.seq.saturating_sub(u64::from(header.kind == FrameKind::Frame));
         let missing = reached.saturating_sub(self.counted_to.max(last.seq));
-        let queue_full = header.queue_full_total.saturating_sub(last.queue_full_total).min(missing);
-        self.lost.queue_full += queue_full;
-        self.lost.transport += missing - queue_full;
+        // A link delivers in order or breaks. libzmq tells the owner when a queue fills up, and then drops in silence
+        // until it has drained: a gap over which a queue was full is that queue's, all of it.
+        if missing > 0 {
+            self.queue_was_full = header.queue_full_total > last.queue_full_total;
+            *self.cause() += missing;
+        }
         self.lost.lapped += header.lapped_total.saturating_sub(last.lapped_total);
         self.counted_to = self.counted_to.max(reached);
         let arrival = match header.kind {
@@ -70,7 +84,8 @@ impl Ledger {
         if arrival == Arrival::New {
             // A frame that `alive` had given up for lost came after all: sent again because we asked.
             if header.seq <= self.counted_to {
-                self.lost.transport = self.lost.transport.saturating_sub(1);
+                let booked = self.cause();
+                *booked = booked.saturating_sub(1);
             }
             self.counted_to = self.counted_to.max(header.seq);
             self.last = Some(*header);
@@ -114,13 +129,15 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_is_the_queues_as_far_as_the_queue_says_so() {
+    fn a_gap_is_the_queues_if_a_queue_was_full_meanwhile_and_else_the_links() {
         let mut ledger = Ledger::default();
         ledger.on_message(&header(1));
-        ledger.on_message(&FrameHeader { queue_full_total: 2, ..header(5) });
-        assert_eq!(ledger.lost, Lost { lapped: 0, queue_full: 2, transport: 1 });
+        ledger.on_message(&FrameHeader { queue_full_total: 1, ..header(5) });
+        assert_eq!(ledger.lost, Lost { lapped: 0, queue_full: 3, transport: 0 });
         ledger.on_message(&FrameHeader { queue_full_total: 9, lapped_total: 4, ..header(6) });
-        assert_eq!(ledger.lost, Lost { lapped: 4, queue_full: 2, transport: 1 });
+        assert_eq!(ledger.lost, Lost { lapped: 4, queue_full: 3, transport: 0 });
+        ledger.on_message(&FrameHeader { queue_full_total: 9, lapped_total: 4, ..header(8) });
+        assert_eq!(ledger.lost, Lost { lapped: 4, queue_full: 3, transport: 1 });
     }
 
     #[test]
@@ -135,6 +152,9 @@ mod tests {
         assert_eq!(ledger.lost.transport, 1, "frame 2 stays lost");
         assert_eq!(ledger.on_message(&header(4)), Arrival::New);
         assert_eq!(ledger.lost.transport, 1);
+        assert_eq!(ledger.on_message(&FrameHeader { queue_full_total: 1, ..alive(6) }), Arrival::Behind);
+        ledger.on_message(&FrameHeader { queue_full_total: 1, resent: true, ..header(6) });
+        assert_eq!(ledger.lost, Lost { lapped: 0, queue_full: 1, transport: 1 });
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A directory that goes with its semaphores when it is dropped. Names are unique on the host, since semaphores are
-/// the host's.
+/// A directory that goes with its semaphores when it is dropped. Names are unique on the host, since
+/// semaphores are the host's.
 pub struct Place {
     pub dir: PathBuf,
     tag: String,

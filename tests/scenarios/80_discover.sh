@@ -1,6 +1,6 @@
 #!/bin/bash
-# A scan of the local subnets, inside namespaces made for it: two real Redis servers, one of a cluster, and hosts whose
-# port says nothing, garbage, or garbage without end. Never scans a network of this machine.
+# A scan of the local subnets, inside namespaces made for it: two real Redis servers, one of a cluster, and hosts
+# whose port says nothing, garbage, or garbage without end. Never scans a network of this machine.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -12,7 +12,7 @@ command -v redis-server >/dev/null || skip "redis-server is not installed"
 ns=dao$$
 hosts=(scan dao plain odd)
 make_namespace() {
-    ip netns add "$ns-$1" 2>"$WORK/netns.log" || skip "no network namespace can be made: $(cat "$WORK/netns.log")"
+    ip netns add "$ns-$1" 2>"$WORK/ip.log" || skip "no network namespace: $(cat "$WORK/ip.log")"
     UNDO+=("ip netns del $ns-$1")
     ip -n "$ns-$1" link set lo up
 }
@@ -24,13 +24,14 @@ in_ns() {
 
 # Alone, without an interface but the loopback.
 make_namespace alone
-check "no interface: says so" same "No Redis instances found on local subnets." "$(in_ns alone "$DAOSERVER" discover)"
+none="No Redis instances found on local subnets."
+check "no interface: says so" same "$none" "$(in_ns alone "$DAOSERVER" discover)"
 check "no interface: exit 0" in_ns alone "$DAOSERVER" --discover
 check "no interface: JSON" same "[]" "$(in_ns alone "$DAOSERVER" discover --json)"
 
 # One bridge, in a namespace of its own, with all hosts on it.
 make_namespace bridge
-ip -n "$ns-bridge" link add br0 type bridge 2>"$WORK/netns.log" || skip "no bridge can be made: $(cat "$WORK/netns.log")"
+ip -n "$ns-bridge" link add br0 type bridge 2>"$WORK/ip.log" || skip "no bridge: $(cat "$WORK/ip.log")"
 ip -n "$ns-bridge" link set br0 up
 number=1
 for name in "${hosts[@]}"; do
@@ -51,8 +52,8 @@ redis() { # redis NAMESPACE ADDRESSES...
     shift
     mkdir -p "$WORK/$name"
     # Not by in_ns: the process must be the one that $! names, so that it is stopped.
-    ip netns exec "$ns-$name" redis-server --port 6379 --bind "$@" --protected-mode no --save "" --appendonly no \
-        --dir "$WORK/$name" >"$WORK/$name.log" 2>&1 &
+    ip netns exec "$ns-$name" redis-server --port 6379 --bind "$@" --protected-mode no --save "" \
+        --appendonly no --dir "$WORK/$name" >"$WORK/$name.log" 2>&1 &
     PIDS+=("$!")
     eventually 5 in_ns "$name" redis-cli -h "$1" ping || fail "the Redis of $name starts"
 }
@@ -62,7 +63,9 @@ redis plain 10.77.5.3 10.77.6.3
 redis scan 10.77.5.1
 in_ns scan redis-cli -h 10.77.5.1 config set requirepass hush >/dev/null
 
-for host in rts-machine daovm; do in_ns dao redis-cli -h 10.77.5.2 set "dao:machines:$host:hostname" "$host" >/dev/null; done
+for host in rts-machine daovm; do
+    in_ns dao redis-cli -h 10.77.5.2 set "dao:machines:$host:hostname" "$host" >/dev/null
+done
 in_ns dao redis-cli -h 10.77.5.2 set "dao:machines:daovm:shm:x:hostname" no-machine >/dev/null
 in_ns dao redis-cli -h 10.77.5.2 set "dao:machines:../evil:hostname" no-machine >/dev/null
 in_ns dao redis-cli -h 10.77.5.2 eval 'for i = 1, 5000 do redis.call("set", "k" .. i, i) end' 0 >/dev/null
@@ -114,20 +117,19 @@ import json, sys
 found = json.load(open(sys.argv[1]))
 assert [f["host"] for f in found] == ["10.77.5.1", "10.77.5.2", "10.77.5.3"], found
 assert [f["dao"] for f in found] == [False, True, False], found
-assert found[1] == {"host": "10.77.5.2", "port": 6379, "dao": True, "machines": ["daovm", "rts-machine"]}, found
+one = {"host": "10.77.5.2", "port": 6379, "dao": True, "machines": ["daovm", "rts-machine"]}
+assert found[1] == one, found
 PYTHON
 in_ns scan "$DAOSERVER" discover --json >"$WORK/found.json"
 check "discover: JSON" python3 "$WORK/check.py" "$WORK/found.json"
 
 in_ns scan redis-cli -h 10.77.5.1 -a hush set dao:machines:behind:hostname behind >/dev/null 2>&1
+REDISCLI_AUTH=hush ip netns exec "$ns-scan" "$DAOSERVER" discover >"$WORK/locked"
+check "a password opens a locked Redis" grep -q "10.77.5.1:6379 \[dao\]  machines: behind" "$WORK/locked"
+check "another port finds nothing" same "$none" "$(in_ns scan "$DAOSERVER" discover --port 6380)"
 # shellcheck disable=SC2016 # the inner shell expands it
-check "a password opens a locked Redis" \
-    sh -c 'REDISCLI_AUTH=hush ip netns exec "$1-scan" "$2" discover | grep -q "10.77.5.1:6379 \[dao\]  machines: behind"' \
-    sh "$ns" "$DAOSERVER"
-check "another port finds nothing" \
-    same "No Redis instances found on local subnets." "$(in_ns scan "$DAOSERVER" discover --port 6380)"
-# shellcheck disable=SC2016 # the inner shell expands it
-in_ns scan bash -c 'ulimit -n 16; exec "$0" discover --workers 254' "$DAOSERVER" >/dev/null 2>"$WORK/limit.err"
-check "too few descriptors: a sentence, not a short list" grep -q "daoserver: Cannot scan with .* descriptors" "$WORK/limit.err"
+in_ns scan bash -c 'ulimit -n 16; exec "$0" discover --workers 254' "$DAOSERVER" 2>"$WORK/limit.err"
+check "too few descriptors: a sentence, not a short list" \
+    grep -q "Cannot scan with .* descriptors" "$WORK/limit.err"
 
 finish

@@ -1,4 +1,4 @@
-# Helpers of the scenarios; to be sourced. A scenario ends with `finish`; exit code 77 says that it was skipped.
+# Helpers of the scenarios; to be sourced. A scenario ends with `finish`; exit code 77: it was skipped.
 # shellcheck shell=bash
 set -u
 

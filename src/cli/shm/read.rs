@@ -44,8 +44,8 @@ fn too_late(path: &Path, wait: Option<Duration>) -> Error {
     Error::new(Kind::Timeout, sentence)
 }
 
-/// A frame; `None` at the deadline, or when the segment must be opened again. Every frame of a segment that replaced
-/// the one we waited at is new.
+/// A frame; `None` at the deadline, or when the segment must be opened again. Every frame of a segment that
+/// replaced the one we waited at is new.
 fn follow(mut reader: Reader, new_only: bool, replaced: bool, deadline: Instant) -> Option<Frame> {
     let spec = reader.segment().spec().clone();
     let mut pixels = vec![0; spec.frame_bytes()];

@@ -3,15 +3,12 @@
 use super::super::commands::{Source, Write};
 use super::{kind_of_io, open, values};
 use crate::error::{Error, Kind, Result};
-use crate::os::clock;
+use crate::os::{clock, scheduling, signals};
 use crate::shm::{Access, SegmentSpec, Writer};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Who is later than this does not hurry to catch up: a burst after a long stop is not the pace that was asked for.
-const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// Writes as many frames as were asked for, at their pace.
 pub fn run(asked: &Write) -> Result<()> {
@@ -26,6 +23,12 @@ pub fn run(asked: &Write) -> Result<()> {
         (None, Source::Raw(_), _) | (None, _, Some(_)) => u64::MAX,
         (None, _, None) => 1,
     };
+    // A signal ends it between two frames, so that none is left half written. Not where the next frame may
+    // never come: there nobody would look.
+    let between_frames = frames.never_wait();
+    if between_frames {
+        signals::block();
+    }
     let mut pace = asked.rate_hz.map(Pace::new);
     let mut pixels = vec![0; spec.frame_bytes()];
     for _ in 0..most {
@@ -33,37 +36,36 @@ pub fn run(asked: &Write) -> Result<()> {
         if !frames.next(counter, &mut pixels)? {
             return Ok(());
         }
-        if let Some(pace) = &mut pace {
-            pace.wait();
+        let left = pace.as_mut().map_or(Duration::ZERO, Pace::next);
+        if !between_frames {
+            clock::sleep(left);
+        } else if signals::wait(left).is_some() {
+            return Ok(());
         }
         writer.write(&pixels).map_err(failed)?;
     }
     Ok(())
 }
 
-/// Absolute deadlines, so that one late frame does not make all later ones late.
+/// Deadlines a period apart, so that one late frame does not make all later ones late. But however late, no frame
+/// follows another in less than half a period: a camera does not do that either, and its readers would miss one.
 struct Pace {
-    start: Instant,
-    rate_hz: f64,
-    frames: u64,
+    due: Instant,
+    period: Duration,
 }
 
 impl Pace {
     fn new(rate_hz: f64) -> Pace {
-        clock::precise_sleeps();
-        Pace { start: Instant::now(), rate_hz, frames: 0 }
+        scheduling::prefer_latency();
+        Pace { due: Instant::now(), period: Duration::from_secs_f64(1.0 / rate_hz) }
     }
 
-    /// Until the next frame is due; the first is at once.
-    fn wait(&mut self) {
-        let due = self.start + Duration::from_secs_f64(self.frames as f64 / self.rate_hz);
+    /// How long it is until the next frame is due; the first is at once.
+    fn next(&mut self) -> Duration {
         let now = Instant::now();
-        if now > due + LATE_MAX {
-            (self.start, self.frames) = (now, 0);
-        } else {
-            clock::sleep(due.saturating_duration_since(now));
-        }
-        self.frames += 1;
+        let wait = self.due.saturating_duration_since(now);
+        self.due = (self.due + self.period).max(now + self.period / 2);
+        wait
     }
 }
 
@@ -73,8 +75,8 @@ enum Frames {
     Same(Vec<u8>),
     /// Elements that hold the frame's counter.
     Numbered(SegmentSpec),
-    /// A file's, from its beginning again at its end if there is a count to reach.
-    File { file: File, name: String, again: bool },
+    /// A file's, from its beginning again at its end if there is a count to reach. A pipe has no beginning.
+    File { file: File, name: String, again: bool, regular: bool },
     /// Standard input's.
     Input(io::Stdin),
 }
@@ -109,7 +111,13 @@ impl Frames {
             let why = format!("'{name}' has {bytes} bytes, not a whole number of frames of {frame}.");
             return Err(Error::new(Kind::Value, why));
         }
-        Ok(Frames::File { file, name, again: again && metadata.is_file() })
+        let regular = metadata.is_file();
+        Ok(Frames::File { file, name, again: again && regular, regular })
+    }
+
+    /// Is the next frame always there at once?
+    fn never_wait(&self) -> bool {
+        matches!(self, Frames::Same(_) | Frames::Numbered(_) | Frames::File { regular: true, .. })
     }
 
     /// Puts the next frame into the buffer; false: there is none.
@@ -121,7 +129,7 @@ impl Frames {
                 pixels.chunks_exact_mut(element.len()).for_each(|pixel| pixel.copy_from_slice(&element));
             }
             Frames::Input(input) => return read_frame(input, "standard input", pixels),
-            Frames::File { file, name, again } => {
+            Frames::File { file, name, again, .. } => {
                 if read_frame(file, name, pixels)? {
                     return Ok(true);
                 }

@@ -1,1 +1,375 @@
+//! Events in any order, and a world that does what it is told: desired and actual must meet.
 
+use super::*;
+use crate::bridge::publisher::Started;
+use crate::bridge::stats::{MirrorStats, PublisherStats};
+use crate::control::registry::{ClientAge, RemoteFacts};
+use crate::control::state::{Identity, MirrorInfo, Wanted};
+use crate::settings::Role;
+use crate::wire::record::{RecordExtras, Request};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+fn state() -> State {
+    State::new(Identity { hostname: "me".into(), ip: IP, role: Role::Minion })
+}
+
+fn shape() -> Shape {
+    Shape::new(&[4, 3]).unwrap()
+}
+
+fn request(client: &str) -> Request {
+    Request {
+        client_hostname: client.into(),
+        client_ip: IP,
+        transport: "zmq".into(),
+        bidirectional: false,
+        client_pub_port: None,
+    }
+}
+
+fn files(names: &[&str]) -> BTreeMap<String, PathBuf> {
+    names.iter().map(|name| ((*name).to_owned(), PathBuf::from(name))).collect()
+}
+
+fn key() -> StreamKey {
+    ("owner".to_owned(), "wfs".to_owned())
+}
+
+fn record(client: &str, port: u16, boot_id: u64) -> Record {
+    Record {
+        server_ip: IP,
+        port,
+        transport: "zmq".into(),
+        client_hostname: client.into(),
+        client_ip: IP,
+        bidirectional: false,
+        client_pub_port: None,
+        extras: Some(RecordExtras { wire: VERSION, boot_id, shape: shape(), dtype: DType::U16, keywords: 0 }),
+    }
+}
+
+fn facts(records: &[Record]) -> RemoteFacts {
+    RemoteFacts { known: true, ip: Some(IP), spec: Some((shape(), DType::U16)), records: records.to_vec() }
+}
+
+/// Does what it is told; a boot id tells one publisher from the next.
+#[derive(Default)]
+struct World {
+    boots: u64,
+    redis: BTreeMap<String, Vec<Record>>,
+    requests: BTreeMap<String, String>,
+    redis_works: bool,
+    asked: usize,
+}
+
+impl World {
+    fn act(&mut self, state: &mut State, action: Action, now: Instant) {
+        match action {
+            Action::StartPublisher { name, preferred_port, .. } => {
+                self.boots += 1;
+                let started = Started {
+                    port: preferred_port.unwrap_or(5560),
+                    boot_id: self.boots,
+                    shape: shape(),
+                    dtype: DType::U16,
+                    keywords: 0,
+                    stats: Arc::new(PublisherStats::default()),
+                };
+                state.on_publisher_started(name, started);
+            }
+            Action::StopPublisher { name } => state.on_publisher_stopped(&name),
+            Action::WriteRecords { name, records } if self.redis_works => {
+                self.redis.insert(name.clone(), records.clone());
+                state.on_records_written(name, records);
+            }
+            Action::DeleteRequest { name, text } if self.redis_works => {
+                assert!(self.redis.get(&name).is_some_and(|records| !records.is_empty()), "answered first");
+                self.requests.retain(|_, waiting| *waiting != text);
+                state.requests.remove(&name);
+            }
+            Action::Ask { key } if self.redis_works => {
+                self.asked += 1;
+                state.on_asked(&key, now);
+            }
+            Action::StartMirror { key, target } => {
+                self.boots += 1;
+                let info = MirrorInfo {
+                    path: "m".into(),
+                    shape: target.shape,
+                    dtype: target.dtype,
+                    transport: "zmq",
+                    stats: Arc::new(MirrorStats::default()),
+                };
+                state.on_mirror_started(key, self.boots, target, info, now);
+            }
+            Action::StopMirror { key } => state.on_mirror_stopped(&key),
+            Action::RefuseMirror { key, target, why } => {
+                state.on_mirror_failed(key, why, target, now + Duration::from_secs(2));
+            }
+            Action::Forget { key } => state.on_forgotten(&key),
+            Action::WriteRecords { .. } | Action::DeleteRequest { .. } | Action::Ask { .. } => {} // Redis is away
+        }
+    }
+
+    /// Acts until there is nothing to do; the number of rounds is bounded.
+    fn settle(&mut self, state: &mut State, now: Instant) {
+        for _ in 0..20 {
+            let actions = state.reconcile(now);
+            if actions.is_empty() || !self.redis_works && actions.iter().all(needs_redis) {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.act(state, action, now));
+        }
+        panic!("it does not settle: {:?}", state.reconcile(now));
+    }
+}
+
+fn needs_redis(action: &Action) -> bool {
+    matches!(action, Action::WriteRecords { .. } | Action::DeleteRequest { .. } | Action::Ask { .. })
+}
+
+fn world() -> World {
+    World { redis_works: true, ..World::default() }
+}
+
+#[test]
+fn a_request_starts_a_publisher_and_is_deleted_only_when_its_record_stands() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_local_segments(files(&["wfs"]));
+    state.on_request("wfs".into(), "text".into(), &request("gui"), now).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(world.redis["wfs"][0].client_hostname, "gui");
+    assert!(state.requests.is_empty());
+}
+
+#[test]
+fn the_publisher_stops_with_its_last_client_and_its_records_go() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_local_segments(files(&["wfs"]));
+    for client in ["a", "b"] {
+        state.on_request("wfs".into(), client.into(), &request(client), now).unwrap();
+    }
+    world.settle(&mut state, now);
+    assert_eq!(world.redis["wfs"].len(), 2);
+    state.on_client_gone("wfs", "a");
+    world.settle(&mut state, now);
+    assert_eq!(world.redis["wfs"].len(), 1);
+    assert_eq!(state.publishers.len(), 1);
+    state.on_client_gone("wfs", "b");
+    world.settle(&mut state, now);
+    assert!(world.redis["wfs"].is_empty() && state.publishers.is_empty());
+}
+
+#[test]
+fn a_silent_client_is_evicted_but_one_that_has_just_asked_is_not() {
+    let (mut state, now) = (state(), Instant::now());
+    state.on_request("wfs".into(), "t".into(), &request("a"), now).unwrap();
+    let silent = [ClientAge { client: "a".into(), age: None }];
+    assert!(state.on_client_ages("wfs", &silent, false, now + Duration::from_secs(20)).is_empty());
+    assert_eq!(state.on_client_ages("wfs", &silent, false, now + Duration::from_secs(26)), ["a"]);
+    assert!(state.clients.is_empty());
+}
+
+#[test]
+fn a_client_in_no_record_keeps_the_stream_alive_by_its_heartbeat() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_local_segments(files(&["wfs"]));
+    state.on_request("wfs".into(), "t".into(), &request("a"), now).unwrap();
+    world.settle(&mut state, now);
+    let later = now + Duration::from_secs(60);
+    let ages = [
+        ClientAge { client: "a".into(), age: None },
+        ClientAge { client: "python".into(), age: Some(Duration::from_secs(3)) },
+    ];
+    assert_eq!(state.on_client_ages("wfs", &ages, true, later), ["a"]);
+    world.settle(&mut state, later);
+    assert_eq!(world.boots, 1, "the publisher went on");
+    assert_eq!(world.redis["wfs"][0].client_hostname, "python");
+}
+
+#[test]
+fn a_segment_that_comes_back_is_published_at_once_on_its_old_port() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.ports.insert("wfs".into(), 6001);
+    state.on_local_segments(files(&["wfs"]));
+    state.on_request("wfs".into(), "t".into(), &request("a"), now).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(world.redis["wfs"][0].port, 6001);
+    state.on_publisher_failed("wfs".into(), "gone".into(), now + Duration::from_secs(60));
+    state.on_local_segments(files(&[]));
+    world.settle(&mut state, now);
+    assert!(world.redis["wfs"].is_empty(), "nobody is sent to a port on which nobody listens");
+    state.on_local_segments(files(&["wfs"]));
+    world.settle(&mut state, now);
+    assert_eq!(world.redis["wfs"][0].port, 6001);
+}
+
+#[test]
+fn a_failed_publisher_is_not_tried_on_every_tick() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_local_segments(files(&["wfs"]));
+    state.on_request("wfs".into(), "t".into(), &request("a"), now).unwrap();
+    assert!(state.on_publisher_failed("wfs".into(), "no port".into(), now + Duration::from_secs(2)));
+    world.settle(&mut state, now);
+    assert_eq!(world.boots, 0);
+    assert!(
+        !state.on_publisher_failed("wfs".into(), "no port".into(), now + Duration::from_secs(2)),
+        "no news"
+    );
+    world.settle(&mut state, now + Duration::from_secs(3));
+    assert_eq!(world.boots, 1);
+}
+
+#[test]
+fn a_wanted_mirror_asks_then_starts_then_follows_the_owners_restart() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_want(key(), false, facts(&[])).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!((world.asked, state.unresolved()), (1, true));
+    state.on_remote(key(), facts(&[record("other", 1, 1), record("me", 5560, 7)]));
+    world.settle(&mut state, now);
+    assert!(!state.unresolved());
+    state.on_remote(key(), facts(&[record("me", 5560, 8)]));
+    world.settle(&mut state, now);
+    let Some(Mirror::Running { target, .. }) = state.mirrors.get(&key()) else { panic!("no mirror") };
+    assert_eq!(target.source.boot_id, 8);
+}
+
+#[test]
+fn a_mirror_that_hears_nothing_asks_again_and_goes_on() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_want(key(), false, facts(&[record("me", 5560, 7)])).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(world.asked, 0);
+    world.settle(&mut state, now + Duration::from_secs(6));
+    assert_eq!((world.asked, state.unresolved()), (1, false));
+}
+
+#[test]
+fn nobody_is_asked_for_a_segment_that_is_not_registered() {
+    let (mut state, now) = (state(), Instant::now());
+    state.on_remembered(key());
+    assert!(state.reconcile(now).is_empty(), "nothing is known yet");
+    state.on_remote(key(), RemoteFacts::default());
+    assert!(state.reconcile(now).is_empty());
+}
+
+#[test]
+fn an_unknown_transport_is_refused_by_its_name_and_once() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    let rdma = Record { transport: "rdma".into(), ..record("me", 5560, 7) };
+    state.on_want(key(), false, facts(&[rdma])).unwrap();
+    world.settle(&mut state, now);
+    let Some(Mirror::Failed { why, .. }) = state.mirrors.get(&key()) else { panic!("not refused") };
+    assert_eq!(why.message, "rdma connector not implemented.");
+}
+
+#[test]
+fn two_streams_never_share_a_mirrors_file() {
+    let mut state = state();
+    state.on_want(("a.b".into(), "c".into()), false, facts(&[])).unwrap();
+    assert_eq!(state.on_want(("a_b".into(), "c".into()), false, facts(&[])).unwrap_err().kind, Kind::Value);
+}
+
+#[test]
+fn a_mirror_that_never_ran_is_forgotten_with_its_asker_and_an_established_one_is_not() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_want(key(), false, facts(&[])).unwrap();
+    state.on_abandon(&key());
+    assert!(state.wanted.is_empty());
+    world.settle(&mut state, now);
+    assert!(state.traces.is_empty());
+    state.on_remembered(key());
+    state.on_abandon(&key());
+    assert_eq!(state.wanted[&key()], Wanted { established: true, ..Wanted::default() });
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Segments(bool),
+    Request(u8),
+    Gone(u8),
+    Silent(u8),
+    PublisherDies,
+    RegistryLost,
+    Redis(bool),
+    Want,
+    Release,
+    Remote(Option<u64>),
+    MirrorDies,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        any::<bool>().prop_map(Event::Segments),
+        (0u8..3).prop_map(Event::Request),
+        (0u8..3).prop_map(Event::Gone),
+        (0u8..3).prop_map(Event::Silent),
+        Just(Event::PublisherDies),
+        Just(Event::RegistryLost),
+        any::<bool>().prop_map(Event::Redis),
+        Just(Event::Want),
+        Just(Event::Release),
+        prop::option::of(0u64..3).prop_map(Event::Remote),
+        Just(Event::MirrorDies),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_in_whatever_order_desired_and_actual_meet(events in prop::collection::vec(event(), 0..40)) {
+        let (mut state, mut world) = (state(), world());
+        let mut now = Instant::now();
+        for event in events {
+            now += Duration::from_secs(3);
+            match event {
+                Event::Segments(there) => state.on_local_segments(files(if there { &["wfs"] } else { &[] })),
+                Event::Request(client) => {
+                    let client = format!("c{client}");
+                    state.on_request("wfs".into(), client.clone(), &request(&client), now).unwrap();
+                }
+                Event::Gone(client) => state.on_client_gone("wfs", &format!("c{client}")),
+                Event::Silent(client) => {
+                    state.on_client_ages("wfs", &[ClientAge { client: format!("c{client}"), age: None }], false, now);
+                }
+                Event::PublisherDies => {
+                    if state.publishers.contains_key("wfs") {
+                        state.on_publisher_failed("wfs".into(), "died".into(), now + Duration::from_millis(200));
+                    }
+                }
+                Event::RegistryLost => {
+                    world.redis.clear();
+                    state.on_registry_lost();
+                }
+                Event::Redis(works) => world.redis_works = works,
+                Event::Want => state.on_want(key(), false, facts(&[])).unwrap(),
+                Event::Release => drop(state.on_release(&key())),
+                Event::Remote(boot) => {
+                    let records: Vec<Record> = boot.into_iter().map(|boot| record("me", 5560, boot)).collect();
+                    state.on_remote(key(), facts(&records));
+                }
+                Event::MirrorDies => {
+                    if let Some(Mirror::Running { number, .. }) = state.mirrors.get(&key()) {
+                        state.on_mirror_ended(key(), *number, "died".into(), now);
+                    }
+                }
+            }
+            world.settle(&mut state, now);
+        }
+        world.redis_works = true;
+        now += Duration::from_secs(10);
+        world.settle(&mut state, now);
+        let wanted = state.clients.contains_key("wfs") && state.segments.contains_key("wfs");
+        let running = matches!(state.publishers.get("wfs"), Some(Publisher::Running(_)));
+        // One that runs while its file is away ends by itself; the state waits for that.
+        prop_assert!(running == wanted || running && state.clients.contains_key("wfs"));
+        let standing = world.redis.get("wfs").map_or(0, Vec::len);
+        prop_assert_eq!(standing, if running { state.clients["wfs"].len() } else { 0 });
+        prop_assert!(state.mirrors.keys().all(|key| state.wanted.contains_key(key)));
+        prop_assert!(state.traces.is_empty());
+    }
+}
