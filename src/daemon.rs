@@ -15,7 +15,6 @@ use crate::os::{process, signals};
 use crate::settings::{Role, Settings};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,6 +44,13 @@ struct Daemon {
 
 impl Daemon {
     fn start(settings: Settings) -> Result<Daemon> {
+        if !settings.shm_dir.is_dir() {
+            let sentence = format!(
+                "There is no segment directory {}; make it, or name another with --shm-dir.",
+                settings.shm_dir.display()
+            );
+            return Err(Error::new(Kind::Os, sentence));
+        }
         // 1. The control socket: whoever holds it is this machine's daemon.
         let listener = socket::bind(&settings.control)?;
         let started = Self::start_registered(settings.clone(), listener);
@@ -74,7 +80,6 @@ impl Daemon {
             state: Arc::new(Mutex::new(state)),
             commands: commands.clone(),
             health,
-            registered: AtomicBool::new(true),
             refused_files: Mutex::new(BTreeMap::new()),
         });
         let executor =
@@ -110,9 +115,10 @@ impl Daemon {
         let deadline = Instant::now() + limits::STOP_TIMEOUT;
         let left = || deadline.saturating_duration_since(Instant::now());
         let host = self.shared.settings.hostname.clone();
-        self.shared.registered.store(false, Ordering::Release); // paired with Shared::is_registered
-        // 4. The threads that feed the queue, all told first.
+        // 4. The threads that feed the queue, all told first: none of them writes to the registry after this.
         self.threads.iter().for_each(Handle::stop);
+        let late_threads: Vec<_> =
+            self.threads.drain(..).rev().filter_map(|thread| thread.join_within(left() / 2).err()).collect();
         // 3. Streams end; what is wanted stays remembered.
         self.shared.commands.insist(Command::Stop);
         let late = self.command.join_within(left()).err();
@@ -126,7 +132,6 @@ impl Daemon {
                 let _ = self.registry.release_master(&host);
             }
         }
-        let late_threads = self.threads.drain(..).rev().filter_map(|thread| thread.join_within(left()).err());
         for late in late.into_iter().chain(late_threads) {
             crate::error!("{late}");
         }

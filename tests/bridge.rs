@@ -218,6 +218,33 @@ fn a_mirror_that_stands_still_loses_what_the_queue_cannot_hold_and_then_gets_the
 }
 
 #[test]
+fn what_was_written_while_nobody_listened_is_not_lost_and_its_age_is_no_latency() {
+    let mut stream = Stream::new(1);
+    let mut first = stream.follow("m1");
+    stream.pump(&mut [&mut first], "a first frame", |_, m| m[0].frames() == 1);
+    drop(first);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut published = u64::MAX;
+    // Until a frame that was written is not sent, since nobody is there.
+    while published != stream.published() {
+        assert!(Instant::now() < deadline);
+        published = stream.published();
+        stream.write(1);
+        std::thread::sleep(Duration::from_millis(10));
+        for _ in 0..100 {
+            stream.publisher.do_work().unwrap();
+        }
+    }
+    (0..50).for_each(|_| stream.write(2));
+    stream.write(3);
+    let mut second = stream.follow("m2");
+    stream.pump(&mut [&mut second], "the current frame", |_, m| m[0].frames() == 1);
+    assert_eq!((second.pixel(), second.lost()), (3, 0));
+    assert_eq!(stream.started.stats.lapped.load(Relaxed), 0);
+    assert_eq!(second.stats.latency.snapshot().iter().sum::<u64>(), 0);
+}
+
+#[test]
 fn keywords_follow_the_source() {
     let keyword = |value| Keyword {
         name: "GAIN".into(),

@@ -151,8 +151,11 @@ impl Mirror {
         let meta =
             FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns };
         self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;
-        let latency_ns = clock::realtime_ns() - header.atime_ns;
-        self.stats.latency.record(latency_ns.max(0) as u64);
+        // A frame for a new subscriber may be old.
+        if !header.on_subscription {
+            let latency_ns = clock::realtime_ns() - header.atime_ns;
+            self.stats.latency.record(latency_ns.max(0) as u64);
+        }
         self.stats.source_counter.store(header.cnt0, Relaxed);
         self.stats.last_frame_ns.store(clock::monotonic_ns(), Relaxed);
         self.stats.frames.fetch_add(1, Relaxed); // last: whoever sees the count may read the mirror

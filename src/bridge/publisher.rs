@@ -39,6 +39,8 @@ pub struct Publisher {
     resend: bool,
     /// Keywords go along with a frame when they have changed, and now and then all the same: a frame may get lost.
     next_keywords_ns: i64,
+    /// Nobody has subscribed since the last frame that was copied.
+    away: bool,
     /// No buffer was free for a frame since the last that was copied.
     starved: bool,
     rate: RateMeter,
@@ -92,7 +94,7 @@ impl Publisher {
         let queue = queue_frames(frame_bytes);
         let header = FrameHeader {
             kind: FrameKind::Frame,
-            resent: false,
+            on_subscription: false,
             keywords_follow: false,
             dtype: spec.dtype,
             shape: spec.shape,
@@ -130,6 +132,7 @@ impl Publisher {
             keywords_now: vec![0; keyword_bytes],
             resend: false,
             next_keywords_ns: 0,
+            away: true,
             starved: false,
             rate: RateMeter::default(),
             next_subscription_poll_ns: 0,
@@ -161,7 +164,10 @@ impl Publisher {
         };
         let seen_ns = clock::realtime_ns();
         let seen_before = current && self.header.seq > 0 && !restarted && meta.cnt0 == self.header.cnt0;
-        if !current {
+        if current {
+            // What was written while nobody listened has its numbers all the same: who was cut off can tell.
+            self.header.seq += lapped;
+        } else {
             self.count_missed(lapped);
         }
         // The last look, a little later: a writer that overtook the copy and was stopped between its two marks may
@@ -173,7 +179,7 @@ impl Publisher {
             }
             return Ok(0);
         }
-        self.send(index, &meta, seen_ns, seen_before)
+        self.send(index, &meta, seen_ns, seen_before, current)
     }
 
     /// Books frames that the source wrote and we could not have. Where the queue was to blame they keep their
@@ -194,6 +200,7 @@ impl Publisher {
         meta: &FrameMeta,
         seen_ns: i64,
         seen_before: bool,
+        current: bool,
     ) -> Result<usize, Ended> {
         let segment = self.reader.segment();
         segment.copy_keywords_raw(&mut self.keywords_now);
@@ -202,7 +209,7 @@ impl Publisher {
             self.keywords != self.keywords_now || self.resend || now_ns >= self.next_keywords_ns;
         self.header = FrameHeader {
             kind: FrameKind::Frame,
-            resent: seen_before,
+            on_subscription: current,
             keywords_follow: keywords_due && !self.keywords.is_empty(),
             seq: self.header.seq + u64::from(!seen_before),
             cnt0: meta.cnt0,
@@ -230,7 +237,7 @@ impl Publisher {
             Sent::ToAll => {}
             Sent::NotToAll => self.count_queue_full(1),
         }
-        self.resend = false;
+        (self.resend, self.away) = (false, false);
         self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
         if seen_before {
             self.stats.resent.fetch_add(1, Relaxed);
@@ -267,7 +274,7 @@ impl Publisher {
             if self.socket.subscribed().dao {
                 let alive = FrameHeader {
                     kind: FrameKind::Alive,
-                    resent: false,
+                    on_subscription: false,
                     keywords_follow: false,
                     ..self.header
                 };
@@ -287,12 +294,15 @@ impl Worker for Publisher {
     fn do_work(&mut self) -> Result<usize, Ended> {
         self.housekeeping(clock::monotonic_ns())?;
         if !self.socket.subscribed().dao {
+            self.away = true;
             return Ok(0);
         }
-        if self.resend && !self.reader.has_news() {
-            return self.copy_and_send(true);
+        match self.reader.has_news() {
+            // Unseen frames are for everybody, a new subscriber included; what passed while nobody listened is not.
+            true if !self.away => self.copy_and_send(false),
+            _ if self.resend => self.copy_and_send(true),
+            _ => Ok(0),
         }
-        if self.reader.has_news() { self.copy_and_send(false) } else { Ok(0) }
     }
 
     fn park(&mut self, time: Duration) {

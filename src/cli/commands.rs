@@ -69,14 +69,17 @@ pub static COMMANDS: &[Row] = &[
         "mirror a segment of another machine here and print the mirror's path",
         "The local daemon makes the mirror and keeps it until `release`, over restarts. Returns with the \
          first frame, or after 2 s without one.",
-        &["daoserver get rts-machine wfs", "daoserver get rts-machine dm --bidirectional --json"]),
+        &["daoserver get rts-machine wfs", "daoserver get rts-machine dm --timeout 5 --json"]),
     row(Name::Release, "release", &["HOST", "SHM"],
         "end a mirror that `get` made",
-        "Removes the mirror's file and semaphores. A reader that has it mapped keeps its last frame.",
+        "Removes the mirror's file and semaphores. A reader that has it mapped keeps its last frame. HOST and SHM \
+         are those of `get`.",
         &["daoserver release rts-machine wfs"]),
     row(Name::Status, "status", &[],
         "print what the local daemon publishes and mirrors",
-        "", &["daoserver status", "daoserver status --json"]),
+        "Lost frames have a cause: lapped, the writer overwrote them before the owner had them; queue_full, the \
+         network or a mirror was too slow; transport, they went missing on the way; mirror_busy, the mirror \
+         skipped them for a newer one.", &["daoserver status", "daoserver status --json"]),
     row(Name::Deregister, "deregister", &["HOST"],
         "remove a machine from Redis",
         "Only the master's daemon may remove another machine.", &["daoserver deregister old-machine"]),
@@ -86,7 +89,7 @@ pub static COMMANDS: &[Row] = &[
         &["daoserver cleanup --ttl 60"]),
     row(Name::Discover, "discover", &[],
         "scan the local subnets for Redis servers",
-        "Tries every address of the /24 of each network interface.",
+        "Tries every address of the /24 of each network interface that is up.",
         &["daoserver discover", "daoserver discover --timeout 1 --workers 254 --json"]),
     row(Name::ShmList, "shm list", &[],
         "print the segments of this machine, mirrors too, and what is wrong with bad ones",

@@ -37,7 +37,8 @@ pub fn general() -> String {
     let mut out = String::from(
         "daoserver takes DAO shared-memory segments across machines, through Redis and ZMQ.\n\n\
          Usage: daoserver [OPTIONS]                       run the daemon\n       \
-         daoserver COMMAND [OPERANDS] [OPTIONS]    ask it, Redis, or this machine's segments\n\nCommands:\n",
+         daoserver COMMAND [OPERANDS] [OPTIONS]    ask it, Redis, or this machine's segments\n\n\
+         The daemon runs in the foreground and logs to standard error; SIGINT or SIGTERM stops it.\n\nCommands:\n",
     );
     for row in COMMANDS.iter().filter(|row| row.name != Name::Daemon) {
         entry(&mut out, &signature(row), row.about);

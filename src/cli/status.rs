@@ -31,7 +31,7 @@ fn as_text(status: &Value) -> String {
         lines.push(format!(
             "publishes {} on port {} to {}: {} frames, {:.1} Hz, lost {}{}",
             word(&publisher["shm"]),
-            publisher["port"],
+            publisher["port"].as_u64().map_or("-".to_owned(), |port| port.to_string()),
             clients.join(", "),
             publisher["frames"],
             publisher["rate_hz"].as_f64().unwrap_or(0.0),

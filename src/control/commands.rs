@@ -28,12 +28,14 @@ pub enum Command {
     ClientGone { name: String, client: String },
     /// The registry has lost what we wrote: all of it is to be written again.
     RegistryLost,
-    /// Somebody wants a mirror; answered when it runs, or with why it cannot.
-    Want { key: StreamKey, bidirectional: bool, facts: RemoteFacts, reply: Reply<MirrorInfo> },
-    /// The one who wanted it has waited long enough; it is forgotten if it never ran.
-    Abandon { key: StreamKey },
+    /// Somebody wants a mirror; answered when it runs, or with why it cannot. The ticket tells askers apart.
+    Want { key: StreamKey, bidirectional: bool, facts: RemoteFacts, ticket: u64, reply: Reply<MirrorInfo> },
+    /// The one with this ticket has waited long enough; without another the mirror is forgotten if it never ran.
+    Abandon { key: StreamKey, ticket: u64 },
     /// A mirror is to end.
     Release { key: StreamKey, reply: Reply<()> },
+    /// This machine is to stand in the registry, or not.
+    Register { registered: bool, reply: Reply<()> },
     /// A publisher ended by itself.
     PublisherEnded { name: String, boot_id: u64, why: Ended },
     /// A mirror ended by itself.

@@ -50,7 +50,7 @@ pub struct Executor {
     mirrors_started: u64,
     /// Counts of a stream go on when its mirror is made anew.
     mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
-    waiting: BTreeMap<StreamKey, Vec<Reply<MirrorInfo>>>,
+    waiting: BTreeMap<StreamKey, Vec<(u64, Reply<MirrorInfo>)>>,
 }
 
 impl Executor {
@@ -112,18 +112,28 @@ impl Executor {
             }
             Command::ClientGone { name, client } => state.on_client_gone(&name, &client),
             Command::RegistryLost => state.on_registry_lost(),
-            Command::Want { key, bidirectional, facts, reply } => {
+            Command::Want { key, bidirectional, facts, ticket, reply } => {
                 match state.on_want(key.clone(), bidirectional, facts) {
                     Err(error) => answer(&reply, Err(error)),
                     Ok(()) => match running(&state, &key) {
                         Some(info) => answer(&reply, Ok(info)),
-                        None => self.waiting.entry(key).or_default().push(reply),
+                        None => self.waiting.entry(key).or_default().push((ticket, reply)),
                     },
                 }
             }
-            Command::Abandon { key } => {
-                state.on_abandon(&key);
-                self.waiting.remove(&key);
+            Command::Abandon { key, ticket } => {
+                let others = self.waiting.entry(key.clone()).or_default();
+                others.retain(|(waiting, _)| *waiting != ticket);
+                if others.is_empty() {
+                    self.waiting.remove(&key);
+                    state.on_abandon(&key);
+                }
+            }
+            Command::Register { registered, reply } => {
+                state.registered = registered;
+                drop(state);
+                self.reconcile(); // answered when our records are gone
+                answer(&reply, Ok(()));
             }
             Command::Release { key, reply } => {
                 let known = state.on_release(&key);
@@ -275,7 +285,11 @@ impl Executor {
             }
             Err(why) => {
                 if state.on_publisher_failed(name.clone(), why.clone(), Instant::now() + RETRY_AFTER) {
-                    crate::error!("'{name}' cannot be published: {why}");
+                    if path.exists() {
+                        crate::error!("'{name}' cannot be published: {why}");
+                    } else {
+                        crate::info!("'{name}' is gone; it is published again when it comes back");
+                    }
                 }
                 false
             }
@@ -321,7 +335,12 @@ impl Executor {
         if lock(&self.state).on_mirror_failed(key.clone(), why.clone(), target, retry_at) {
             crate::error!("no mirror of '{}' of {}: {why}", key.1, key.0);
         }
-        for reply in self.waiting.remove(&key).unwrap_or_default() {
+        let waiting = self.waiting.remove(&key).unwrap_or_default();
+        if !waiting.is_empty() {
+            // They are told, and may ask again: nothing stays behind of a mirror that never ran.
+            lock(&self.state).on_abandon(&key);
+        }
+        for (_, reply) in waiting {
             answer(&reply, Err(why.clone()));
         }
     }
@@ -351,7 +370,7 @@ impl Executor {
                     Instant::now(),
                 );
                 self.remember();
-                for reply in self.waiting.remove(&key).unwrap_or_default() {
+                for (_, reply) in self.waiting.remove(&key).unwrap_or_default() {
                     answer(&reply, Ok(info.clone()));
                 }
                 true
@@ -392,7 +411,7 @@ impl Executor {
         // Without Redis the heartbeat runs out by itself, and the owner evicts us.
         let _ = self.registry.release(&key.0, &key.1, &self.settings.hostname);
         let gone = Error::new(Kind::Key, "The mirror was released while it was waited for.");
-        for reply in self.waiting.remove(key).unwrap_or_default() {
+        for (_, reply) in self.waiting.remove(key).unwrap_or_default() {
             answer(&reply, Err(gone.clone()));
         }
         self.mirror_stats.remove(key);

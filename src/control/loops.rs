@@ -13,10 +13,9 @@ use crate::metrics;
 use crate::naming::{host_name, key, segment_name};
 use crate::os::threads::Stop;
 use crate::settings::{Role, Settings};
-use crate::shm::{self, OpenError};
+use crate::shm::{self, Advice, OpenError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,8 +29,6 @@ pub struct Shared {
     pub commands: Commands,
     /// How Redis does.
     pub health: Arc<Health>,
-    /// Is this machine to stand in the registry? Cleared by a deregistration of our own.
-    pub registered: AtomicBool,
     /// Segment files that cannot be served: name of the file, why. For `status`.
     pub refused_files: Mutex<BTreeMap<String, String>>,
 }
@@ -44,7 +41,7 @@ impl Shared {
 
     /// Is this machine to stand in the registry?
     pub fn is_registered(&self) -> bool {
-        self.registered.load(Ordering::Acquire) // paired with the stores in operations
+        lock(&self.state).registered
     }
 }
 
@@ -74,8 +71,9 @@ struct Synchronized {
 pub fn shm_sync(shared: &Shared, leftover: BTreeSet<String>, stop: &Stop) {
     let mut registry = shared.registry();
     let mut synchronized = Synchronized { entries: None, leftover, passes: 0 };
+    let mut unfinished = BTreeSet::new();
     loop {
-        let found = scan(shared);
+        let found = scan(shared, &mut unfinished);
         let files: BTreeMap<String, PathBuf> =
             found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
@@ -94,10 +92,12 @@ pub fn shm_sync(shared: &Shared, leftover: BTreeSet<String>, stop: &Stop) {
     }
 }
 
-/// The segments that can be served. What cannot is said once for each reason.
-fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
+/// The segments that can be served. What cannot is said once for each reason; a file that somebody is about to finish
+/// only if it was unfinished in the last pass already.
+fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
     let directory = &shared.settings.shm_dir;
     let mut good = BTreeMap::new();
+    let mut waited_for = BTreeSet::new();
     let mut bad = BTreeMap::new();
     match shm::scan(directory) {
         Err(error) => {
@@ -105,6 +105,12 @@ fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
         }
         Ok(entries) => {
             for entry in entries {
+                if entry.facts.as_ref().is_err_and(|error| error.advice() == Advice::Wait)
+                    && waited_for.insert(entry.file_name.clone())
+                    && !unfinished.contains(&entry.file_name)
+                {
+                    continue;
+                }
                 let usable = entry.name.and_then(|name| match entry.facts {
                     Ok(facts) if facts.on_gpu => Err(OpenError::OnGpu.to_string()),
                     Ok(facts) => Ok((name, facts)),
@@ -125,6 +131,7 @@ fn scan(shared: &Shared) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
             }
         }
     }
+    *unfinished = waited_for;
     let mut said = shared.refused_files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for (file, why) in &bad {
         if said.get(file) != Some(why) {

@@ -14,7 +14,7 @@ use crate::naming::{host_name, normalized_segment_name};
 use crate::settings::Role;
 use crate::wire::control::Op;
 use serde_json::{Map, Value, json};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -68,13 +68,15 @@ fn get(
             return Err(Error::new(Kind::Key, format!("No SHM '{name}' registered for host '{host}'.")));
         }
     }
+    static TICKETS: AtomicU64 = AtomicU64::new(0);
+    let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
     let (reply, answer) = sync_channel(1);
-    shared.commands.offer(Command::Want { key: key.clone(), bidirectional, facts, reply })?;
+    shared.commands.offer(Command::Want { key: key.clone(), bidirectional, facts, ticket, reply })?;
     let info = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(result) => result?,
         Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Kind::Os, "The daemon is stopping.")),
         Err(RecvTimeoutError::Timeout) => {
-            let _ = shared.commands.offer(Command::Abandon { key: key.clone() });
+            let _ = shared.commands.offer(Command::Abandon { key: key.clone(), ticket });
             let seconds = timeout.as_secs_f64();
             let sentence =
                 format!("Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s.");
@@ -130,7 +132,9 @@ fn deregister(shared: &Shared, registry: &mut Registry, hostname: Option<String>
     let host = hostname.unwrap_or_else(|| me.clone());
     host_name(&host).map_err(|why| Error::new(Kind::Value, why))?;
     if host == *me {
-        shared.registered.store(false, Ordering::Release); // paired with Shared::is_registered
+        let (reply, answer) = sync_channel(1);
+        shared.commands.offer(Command::Register { registered: false, reply })?;
+        let _ = answer.recv_timeout(Duration::from_secs(10)); // late or not, the keys go now
         return Ok(json!({"hostname": host, "keys": registry.deregister_self(me)?}));
     }
     require_master(shared, "Only master may deregister other machines.")?;

@@ -105,9 +105,17 @@ impl RedisLink {
 
     /// Runs one command, pipeline or transaction. An error of the link drops the connection; one that Redis answered
     /// with (a wrong type, a refused command) does not.
-    pub fn run<T>(&mut self, work: impl FnOnce(&mut Connection) -> RedisResult<T>) -> Result<T> {
-        let connection = self.connect()?;
-        match work(connection) {
+    ///
+    /// A connection that was used before and turns out to be closed, by a Redis that was restarted or that ends idle
+    /// ones, says nothing of Redis as it is now: the work is done once more over a new one. All our commands may be.
+    pub fn run<T>(&mut self, work: impl Fn(&mut Connection) -> RedisResult<T>) -> Result<T> {
+        let reused = self.connection.is_some();
+        let mut result = work(self.connect()?);
+        if reused && result.as_ref().is_err_and(|error| error.code().is_none() && !error.is_timeout()) {
+            self.connection = None;
+            result = work(self.connect()?);
+        }
+        match result {
             Ok(value) => {
                 self.retry_at = None;
                 self.pause = Duration::from_millis(100);

@@ -7,11 +7,11 @@ use crate::control::operations;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
+use crate::os::process;
 use crate::os::threads::{Stop, spawn};
 use crate::wire::control::{Asked, answer, parse_line};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -23,15 +23,14 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     let failed = |what: &str, error: std::io::Error| {
         Error::new(Kind::Os, format!("Control socket {}: {what}: {error}.", path.display()))
     };
-    if let Ok(answered) = client::ping(path) {
-        let holder = format!("'{}' (process {})", answered.0, answered.1);
-        return Err(Error::new(
-            Kind::Os,
-            format!(
-                "Control socket {} is held by the running daemon of {holder}; stop it first.",
-                path.display()
-            ),
-        ));
+    // Who listens holds it, even if it is stopped and does not answer.
+    if UnixStream::connect(path).is_ok() {
+        let holder = match client::ping(path) {
+            Ok((hostname, pid)) => format!("the running daemon of '{hostname}' (process {pid})"),
+            Err(_) => "a process that does not answer".to_owned(),
+        };
+        let sentence = format!("Control socket {} is held by {holder}; stop it first.", path.display());
+        return Err(Error::new(Kind::Os, sentence));
     }
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -39,9 +38,8 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(path).map_err(|error| failed("it cannot be made", error))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-        .map_err(|error| failed("its mode", error))?;
+    let listener = process::with_umask(0o177, || UnixListener::bind(path));
+    let listener = listener.map_err(|error| failed("it cannot be made", error))?;
     listener.set_nonblocking(true).map_err(|error| failed("it cannot be used", error))?;
     Ok(listener)
 }

@@ -95,6 +95,8 @@ pub struct Wanted {
 #[allow(missing_docs)]
 pub struct State {
     pub me: Identity,
+    /// Is this machine to stand in the registry? Not after a deregistration of our own.
+    pub registered: bool,
     /// Owner: the local segments that can be served, and their files.
     pub segments: BTreeMap<String, PathBuf>,
     /// Owner: who wants which segment. A segment need not exist to be wanted.
@@ -124,6 +126,7 @@ impl State {
     pub fn new(me: Identity) -> State {
         State {
             me,
+            registered: true,
             segments: BTreeMap::new(),
             clients: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -393,6 +396,9 @@ impl State {
         else {
             return Vec::new();
         };
+        if !self.registered {
+            return Vec::new();
+        }
         let record = |(client, known): (&String, &Client)| Record {
             server_ip: self.me.ip,
             port: started.port,

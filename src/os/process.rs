@@ -23,6 +23,16 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.rlim_cur
 }
 
+/// Does something under this file mode mask, which is the whole process': for the time before threads are started.
+pub fn with_umask<T>(mask: u32, work: impl FnOnce() -> T) -> T {
+    // SAFETY: umask takes and returns a number and cannot fail.
+    let old = unsafe { libc::umask(mask) };
+    let result = work();
+    // SAFETY: as above.
+    unsafe { libc::umask(old) };
+    result
+}
+
 /// How many descriptors are open now.
 pub fn descriptors_open() -> u64 {
     std::fs::read_dir("/proc/self/fd").map(|entries| entries.count() as u64).unwrap_or(0)

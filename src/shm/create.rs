@@ -173,7 +173,13 @@ pub fn create(path: &Path, spec: &SegmentSpec, keywords: &[Keyword]) -> Result<S
     let mut file = options.open(&unfinished).map_err(failed("create the segment's file"))?;
     let unfinished = Unfinished(unfinished);
     fill(&mut file, path, spec, keywords).map_err(failed("fill the segment's file"))?;
-    semaphore::create(&base).map_err(failed("create the segment's semaphores"))?;
+    if let Err(error) = semaphore::create(&base) {
+        // Those of a segment that is to be replaced are still in use.
+        if !path.exists() {
+            semaphore::remove(&base);
+        }
+        return Err(failed("create the segment's semaphores")(error));
+    }
     fs::rename(&unfinished.0, path).map_err(failed("rename the segment's file"))?;
     Segment::open(path, Access::ReadWrite).map_err(CreateError::Open)
 }

@@ -237,6 +237,14 @@ impl HeadCopy<'_> {
 
     /// Shape, type and number of keywords; refuses what cannot be.
     pub fn content(&self) -> Result<(Shape, DType, u16), OpenError> {
+        // A DAO segment begins with its path, an ImageStreamIO one with a version such as "2.00".
+        if self.0[0].is_ascii_digit() && self.0[1] == b'.' {
+            return Err(OpenError::bad(
+                "name",
+                "a version",
+                "it is a stream of milk/cacao, which is not served",
+            ));
+        }
         let (naxis, atype) = (self.0[at::NAXIS], self.0[at::ATYPE]);
         let (first_axis, nelement) = (self.u32(at::SIZE), self.u64(at::NELEMENT));
         // The library extends the file first and fills these in one after the other, `nelement` last.

@@ -10,7 +10,7 @@
 //! | 0 | u32 | magic `DAOf` |
 //! | 4 | u16 | version, 1 |
 //! | 6 | u8 | kind: 1 frame, 2 alive (no pixels: the owner has nothing new) |
-//! | 7 | u8 | flags: bit 0 sent again for a new subscriber, bit 1 keywords follow |
+//! | 7 | u8 | flags: bit 0 the current frame, for a new subscriber, old or not, bit 1 keywords follow |
 //! | 8 | u8 | atype |
 //! | 9 | u8 | naxis |
 //! | 10 | u16 | keywords of the segment |
@@ -37,7 +37,7 @@ pub const HEADER_BYTES: usize = 128;
 const MAGIC: u32 = u32::from_le_bytes(*b"DAOf");
 /// The only version there is.
 pub const VERSION: u16 = 1;
-const FLAG_RESENT: u8 = 1;
+const FLAG_ON_SUBSCRIPTION: u8 = 1;
 const FLAG_KEYWORDS: u8 = 2;
 
 /// What a message says.
@@ -54,7 +54,7 @@ pub enum FrameKind {
 #[allow(missing_docs)] // the table above names them all
 pub struct FrameHeader {
     pub kind: FrameKind,
-    pub resent: bool,
+    pub on_subscription: bool,
     pub keywords_follow: bool,
     pub dtype: DType,
     pub shape: Shape,
@@ -181,8 +181,8 @@ impl FrameHeader {
 
     /// Writes the header to the first 128 bytes of a message.
     pub fn encode(&self, out: &mut [u8; HEADER_BYTES]) {
-        let flags =
-            if self.resent { FLAG_RESENT } else { 0 } | if self.keywords_follow { FLAG_KEYWORDS } else { 0 };
+        let flags = if self.on_subscription { FLAG_ON_SUBSCRIPTION } else { 0 }
+            | if self.keywords_follow { FLAG_KEYWORDS } else { 0 };
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         put(0, &MAGIC.to_le_bytes());
         put(4, &VERSION.to_le_bytes());
@@ -241,7 +241,7 @@ impl FrameHeader {
         let shape = Shape::new(used).map_err(|_| Refused::BadShape)?;
         let header = FrameHeader {
             kind,
-            resent: message[7] & FLAG_RESENT != 0,
+            on_subscription: message[7] & FLAG_ON_SUBSCRIPTION != 0,
             keywords_follow: message[7] & FLAG_KEYWORDS != 0,
             dtype,
             shape,
@@ -282,7 +282,7 @@ pub(crate) mod tests {
     pub(crate) fn header(seq: u64) -> FrameHeader {
         FrameHeader {
             kind: FrameKind::Frame,
-            resent: false,
+            on_subscription: false,
             keywords_follow: false,
             dtype: DType::U16,
             shape: Shape::new(&[3, 2]).unwrap(),
@@ -311,7 +311,7 @@ pub(crate) mod tests {
     #[test]
     fn a_header_comes_back_as_it_was() {
         for kind in [FrameKind::Frame, FrameKind::Alive] {
-            let header = FrameHeader { kind, resent: true, keywords_follow: true, ..header(1) };
+            let header = FrameHeader { kind, on_subscription: true, keywords_follow: true, ..header(1) };
             assert_eq!(FrameHeader::decode(&message(&header)), Ok(header));
         }
     }

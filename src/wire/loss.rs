@@ -124,7 +124,7 @@ mod tests {
     fn a_frame_sent_again_for_somebody_else_is_a_repeat() {
         let mut ledger = Ledger::default();
         ledger.on_message(&header(5));
-        assert_eq!(ledger.on_message(&FrameHeader { resent: true, ..header(5) }), Arrival::Repeated);
+        assert_eq!(ledger.on_message(&FrameHeader { on_subscription: true, ..header(5) }), Arrival::Repeated);
         assert_eq!(ledger.lost, Lost::default());
     }
 
@@ -148,12 +148,12 @@ mod tests {
         assert_eq!(ledger.lost.transport, 2);
         assert_eq!(ledger.on_message(&alive(3)), Arrival::Behind);
         assert_eq!(ledger.lost.transport, 2, "counted once");
-        assert_eq!(ledger.on_message(&FrameHeader { resent: true, ..header(3) }), Arrival::New);
+        assert_eq!(ledger.on_message(&FrameHeader { on_subscription: true, ..header(3) }), Arrival::New);
         assert_eq!(ledger.lost.transport, 1, "frame 2 stays lost");
         assert_eq!(ledger.on_message(&header(4)), Arrival::New);
         assert_eq!(ledger.lost.transport, 1);
         assert_eq!(ledger.on_message(&FrameHeader { queue_full_total: 1, ..alive(6) }), Arrival::Behind);
-        ledger.on_message(&FrameHeader { queue_full_total: 1, resent: true, ..header(6) });
+        ledger.on_message(&FrameHeader { queue_full_total: 1, on_subscription: true, ..header(6) });
         assert_eq!(ledger.lost, Lost { lapped: 0, queue_full: 1, transport: 1 });
     }
 
@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(ledger.on_message(&header(1)), Arrival::New);
         let mut ledger = Ledger::default();
         assert_eq!(ledger.on_message(&alive(7)), Arrival::Behind);
-        assert_eq!(ledger.on_message(&FrameHeader { resent: true, ..header(7) }), Arrival::New);
+        assert_eq!(ledger.on_message(&FrameHeader { on_subscription: true, ..header(7) }), Arrival::New);
         assert_eq!(ledger.on_message(&header(8)), Arrival::New);
         assert_eq!(ledger.lost, Lost::default());
     }
