@@ -58,11 +58,11 @@ check "... both serve" both_serve
 check "... a real request is served all the same" get beta alpha "$y"
 at beta release alpha "$y"
 redis del "dao:connections:alpha:$y" >/dev/null
-before=$(warnings alpha "dao:connections:alpha:$y")
+# To the owner a key of another type looks like none: whoever asks for the segment clears it away.
 redis rpush "dao:connections:alpha:$y" 1 >/dev/null
-check "requests: of the wrong type is warned of by name" eventually 5 more_warnings alpha "dao:connections:alpha:$y" "$before"
-check "... a real request is served all the same" at beta get alpha "$y" --timeout 5
-at beta release alpha "$y" 2>/dev/null
+check "requests: of the wrong type: a real request is served all the same" at beta get alpha "$y" --timeout 10
+check "... warned of by name" more_warnings beta "dao:connections:alpha:$y" 0
+at beta release alpha "$y"
 
 redis set "dao:connections:alpha:$y" '{"client_ip": "127.0.0.1", "client_hostname": "../../evil", "transport": "zmq", "bidirectional": false, "client_pub_port": null}' >/dev/null
 check "a request of a host that would leave the directory is warned of" eventually 5 grep -qE "evil" "$WORK/alpha.log"
