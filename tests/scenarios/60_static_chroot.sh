@@ -71,6 +71,6 @@ check "nothing is left mounted" not grep -q "$root" /proc/mounts
 # A process of its own: the scenario cleans up after itself.
 DAOSERVER=$static bash "$(dirname "$0")/10_two_machines.sh" >"$WORK/main_job.out" 2>&1
 check "the main job with the static file (10_two_machines)" same 0 $?
-grep '^FAIL' "$WORK/main_job.out"
+grep -A 4 '^FAIL' "$WORK/main_job.out"
 
 finish
