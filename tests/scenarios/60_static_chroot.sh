@@ -28,7 +28,7 @@ DAEMON[jail]=$!
 PIDS+=("$!")
 check "it starts, by a name that stands only in its /etc/hosts" eventually 10 is_ready jail
 # inside COMMAND...: another static daoserver in the same root and namespace.
-inside() { nsenter --mount="/proc/${DAEMON[jail]}/ns/mnt" chroot "$root" /daoserver "$@"; }
+inside() { nsenter --mount="/proc/${DAEMON[jail]}/ns/mnt" --root="/proc/${DAEMON[jail]}/root" /daoserver "$@"; }
 ask_inside() { inside "$@" --redis-host only-in-this-file --redis-port "$REDIS_PORT" --hostname jail; }
 
 check "there is nothing else in its root" same "/daoserver /dev /dev/shm /etc /etc/hosts /tmp" \
