@@ -125,7 +125,31 @@ impl Registry {
             values.extend(self.link.run(|c| cmd("MGET").arg(chunk).query::<Vec<Bytes>>(c))?);
         }
         values.resize(keys.len(), None);
+        let absent: Vec<&String> =
+            keys.iter().zip(&values).filter(|(_, value)| value.is_none()).map(|(key, _)| key).collect();
+        self.warn_of_other_types(&absent)?;
         Ok(values)
+    }
+
+    /// MGET gives nothing for a key of another type, as if it were not there: nobody would ever hear of it.
+    fn warn_of_other_types(&mut self, absent: &[&String]) -> Result<()> {
+        for chunk in absent.chunks(1_000) {
+            if self.link.run(|c| cmd("EXISTS").arg(chunk).query::<u64>(c))? == 0 {
+                continue;
+            }
+            let mut batch = pipe();
+            for key in chunk {
+                batch.cmd("TYPE").arg(key);
+            }
+            let types: Vec<String> = self.link.run(|c| batch.query(c))?;
+            for (key, kind) in chunk.iter().zip(types) {
+                // One that has come since is a string.
+                if kind != "string" && kind != "none" {
+                    self.refuse(key, &format!("it is a {kind}, not a string"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Every key that matches. SCAN in large steps, never KEYS; a key may come twice, so it is a set.
@@ -304,16 +328,18 @@ impl Registry {
     pub fn ask(&mut self, host: &str, name: &str, request: &Request) -> Result<bool> {
         self.client_heartbeats(&[(host.to_owned(), name.to_owned())], &request.client_hostname)?;
         let expiry_s = limits::CLIENT_HEARTBEAT_EXPIRY.as_secs();
+        let key = key::request(host, name);
         let set: Option<String> = self.link.run(|c| {
-            let mut command = cmd("SET");
-            command
-                .arg(key::request(host, name))
-                .arg(request.to_json())
-                .arg("NX")
-                .arg("EX")
-                .arg(expiry_s)
-                .query(c)
+            cmd("SET").arg(&key).arg(request.to_json()).arg("NX").arg("EX").arg(expiry_s).query(c)
         })?;
+        // A list or a hash under that name is nil to every MGET, the owner's as well: nobody else would ever clear it.
+        if set.is_none() {
+            let kind: String = self.link.run(|c| cmd("TYPE").arg(&key).query(c))?;
+            if kind != "string" && kind != "none" {
+                self.refuse(&key, &format!("it is a {kind}, no string, and is removed"));
+                self.link.run(|c| cmd("DEL").arg(&key).query::<()>(c))?;
+            }
+        }
         self.wake(host, "request");
         Ok(set.is_some())
     }
