@@ -234,8 +234,8 @@ fn restore(state: &mut State, earlier: &EarlierRun, remembered: Remembered) {
     for (name, clients) in &earlier.clients_of {
         state.on_adopt(name.clone(), None, clients.clone(), now);
     }
-    for key in remembered.mirrors {
+    for (key, bidirectional) in remembered.mirrors {
         crate::info!("the mirror of '{}' of {} is wanted from before", key.1, key.0);
-        state.on_remembered(key);
+        state.on_remembered(key, bidirectional);
     }
 }

@@ -6,7 +6,9 @@ mod common;
 
 use common::{Place, spec};
 use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::origins::Origins;
 use daoserver::bridge::publisher::{Publisher, Started};
+use daoserver::bridge::sockets::PubSocket;
 use daoserver::bridge::stats::MirrorStats;
 use daoserver::bridge::worker::{Ended, Worker};
 use daoserver::dtype::DType;
@@ -52,7 +54,8 @@ impl Stream {
         let mut spec = spec(SHAPE, DType::U16, depth);
         spec.keywords = keywords.len() as u16;
         let writer = Writer::new(shm::create(&path, &spec, keywords).unwrap()).unwrap();
-        let (publisher, started) = Publisher::new(&context, &path, LOOPBACK, [port()].into_iter()).unwrap();
+        let socket = PubSocket::bind(&context, LOOPBACK, [port()].into_iter(), FRAME_BYTES).unwrap();
+        let (publisher, started) = Publisher::new(&path, socket, Arc::new(Origins::default()), None).unwrap();
         Stream { context, place, writer, publisher, started }
     }
 

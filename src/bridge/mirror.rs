@@ -1,5 +1,6 @@
 //! The network to one mirror segment: receives privately, checks, then writes as the library writes.
 
+use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::sockets::SubSocket;
 use crate::bridge::stats::{MirrorStats, RateMeter};
 use crate::bridge::worker::{Ended, Worker};
@@ -7,7 +8,7 @@ use crate::limits;
 use crate::log::Repeats;
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
-use crate::shm::{FrameMeta, Writer};
+use crate::shm::{FrameMeta, Outcome, Reader, Writer};
 use crate::wire::frame::{FrameHeader, FrameKind, Refused};
 use crate::wire::loss::{Arrival, Ledger};
 use crate::wire::pickle;
@@ -22,6 +23,9 @@ const CATCH_UP_NS: i64 = 2_000_000;
 const FILE_CHECK_NS: i64 = 500_000_000;
 /// The current frame is asked for again at most so often.
 const ASK_AGAIN_NS: i64 = 250_000_000;
+
+/// An origin that no daemon has.
+const NOBODY: u64 = u64::MAX;
 
 /// Where a mirror gets its frames from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +54,14 @@ pub struct Mirror {
     stats: Arc<MirrorStats>,
     body: zmq::Message,
     keywords: zmq::Message,
-    /// Of a Python owner, to tell repeated frames.
+    /// Of a Python owner, to tell repeated frames; of a bidirectional one, what the owner has now.
     last_pixels: Vec<u8>,
+    /// Where others write too: which frames this mirror wrote, and which origin is our own.
+    shared: Option<(Arc<Origins>, u64)>,
+    /// On the owner's side, whose frames these are.
+    link_origin: Option<u64>,
+    /// A frame has come since the link was made: the mirror is as the owner is.
+    refreshed: bool,
     rate: RateMeter,
     refusals: Repeats,
     next_check_ns: i64,
@@ -76,11 +86,61 @@ impl Mirror {
             body: zmq::Message::new(),
             keywords: zmq::Message::new(),
             last_pixels: Vec::new(),
+            shared: None,
+            link_origin: None,
+            refreshed: false,
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
             next_check_ns: 0,
             next_ask_ns: 0,
         })
+    }
+
+    /// Others write into this segment too. Frames that this mirror writes are recorded; those whose origin is `me` are
+    /// our own and are not written again.
+    pub fn share(&mut self, origins: Arc<Origins>, me: u64) {
+        self.shared = Some((origins, me));
+    }
+
+    /// The owner's side of a write-back: frames of a client go into the segment itself, and are recorded as those of
+    /// `origin`. None of them is our own.
+    pub fn take_back(&mut self, origins: Arc<Origins>, origin: u64) {
+        self.shared = Some((origins, NOBODY));
+        self.link_origin = Some(origin);
+    }
+
+    /// Is the mirror as its owner is, as far as can be known? Of a Python owner only that there is a connection.
+    pub fn is_fresh(&self) -> bool {
+        self.stats.connected() && (self.refreshed || self.source.boot_id.is_none())
+    }
+
+    /// Takes one message, if there is one.
+    pub fn receive_one(&mut self, skip: impl FnOnce(&SubSocket) -> bool) -> Result<bool, Ended> {
+        let received = self.socket.receive(&mut self.body, &mut self.keywords);
+        match received.map_err(|error| Ended::Socket(error.to_string()))? {
+            Some(parts) => self.on_message(parts, skip).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Writes the owner's frame over what stands in the mirror, if that is another: a local frame that got lost.
+    pub fn converge(&mut self, checker: &mut Reader, scratch: &mut Vec<u8>) -> Result<(), Ended> {
+        scratch.resize(self.writer.segment().spec().frame_bytes(), 0);
+        let Outcome::Frame { meta, .. } = checker.read_newest(scratch) else { return Ok(()) };
+        if self.last_pixels.len() == scratch.len() && self.last_pixels != *scratch {
+            let counter =
+                self.writer.write_mirrored(&self.last_pixels, &meta).map_err(|_| Ended::SegmentGone)?;
+            self.record(counter, OWNER);
+            self.stats.converged.fetch_add(1, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn record(&self, counter: u64, origin: u64) {
+        let origin = self.link_origin.unwrap_or(origin);
+        if let Some((origins, _)) = &self.shared {
+            origins.record(counter, origin);
+        }
     }
 
     /// Checks a message of `parts` parts against itself and the mirror.
@@ -132,7 +192,18 @@ impl Mirror {
         self.stats.last_heard_ns.store(now_ns, Relaxed);
         let arrival = self.ledger.on_message(header);
         self.stats.set_lost(&self.ledger.lost);
+        // The first frame of a link brings the mirror to the owner's state, whatever stands there.
+        let arrival = match arrival {
+            Arrival::Repeated if !self.refreshed && self.shared.is_some() => Arrival::New,
+            other => other,
+        };
+        let mine = self.refreshed && self.shared.as_ref().is_some_and(|(_, me)| *me == header.origin);
         match arrival {
+            Arrival::New if mine => {
+                self.stats.echoes.fetch_add(1, Relaxed);
+                self.keep(header);
+                Ok(())
+            }
             Arrival::New if skip(&self.socket) => {
                 self.stats.mirror_busy.fetch_add(1, Relaxed);
                 Ok(())
@@ -147,7 +218,11 @@ impl Mirror {
                 self.next_ask_ns = now_ns + ASK_AGAIN_NS;
                 self.socket.ask_again().map_err(|error| Ended::Socket(error.to_string()))
             }
-            Arrival::Behind | Arrival::Quiet => Ok(()),
+            Arrival::Quiet => {
+                self.refreshed = true;
+                Ok(())
+            }
+            Arrival::Behind => Ok(()),
         }
     }
 
@@ -185,11 +260,22 @@ impl Mirror {
             self.last_pixels.clear();
             self.last_pixels.extend_from_slice(&pixels);
         }
-        if self.writer.write(&pixels).is_err() {
-            return Ok(Err(Ended::SegmentGone));
-        }
+        let Ok(counter) = self.writer.write(&pixels) else { return Ok(Err(Ended::SegmentGone)) };
+        drop(pixels);
+        self.record(counter, self.shared.as_ref().map_or(OWNER, |(_, me)| *me));
         self.count_frame();
         Ok(Ok(()))
+    }
+
+    /// Keeps what the owner has now, where a local program may write over it.
+    fn keep(&mut self, header: &FrameHeader) {
+        if self.shared.is_none() {
+            return;
+        }
+        if let Some(pixels) = self.body.get(header.pixel_offset as usize..) {
+            self.last_pixels.clear();
+            self.last_pixels.extend_from_slice(pixels);
+        }
     }
 
     fn count_frame(&self) {
@@ -204,7 +290,10 @@ impl Mirror {
         let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
         let meta =
             FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns };
-        self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;
+        let counter = self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;
+        self.record(counter, header.origin);
+        self.refreshed = true;
+        self.keep(header);
         // A frame for a new subscriber may be old.
         if !header.on_subscription {
             let latency_ns = clock::realtime_ns() - header.atime_ns;
@@ -215,9 +304,13 @@ impl Mirror {
         Ok(())
     }
 
-    fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
+    /// What is due by the clock, whether frames come or not.
+    pub fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_check_ns {
             self.next_check_ns = now_ns + FILE_CHECK_NS;
+            if !self.stats.connected() {
+                self.refreshed = false;
+            }
             if self.socket.linked() {
                 // A Python owner without new frames is silent; the connection is its only sign of life.
                 self.stats.last_heard_ns.store(now_ns, Relaxed);
@@ -239,11 +332,11 @@ impl Worker for Mirror {
         let mut messages = 0;
         // Bounded, so that a peer that floods us cannot keep us from being stopped.
         while messages < 4 * limits::QUEUE_FRAMES_MAX {
-            let received = self.socket.receive(&mut self.body, &mut self.keywords);
-            let Some(parts) = received.map_err(|error| Ended::Socket(error.to_string()))? else { break };
-            messages += 1;
             let late = clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
-            self.on_message(parts, |socket| late && socket.waiting())?;
+            if !self.receive_one(|socket| late && socket.waiting())? {
+                break;
+            }
+            messages += 1;
         }
         Ok(messages)
     }

@@ -5,7 +5,9 @@
 
 pub mod backoff;
 pub mod mirror;
+pub mod origins;
 pub mod publisher;
 pub mod sockets;
 pub mod stats;
+pub mod streams;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! One segment to the network: watches its counter, copies each frame once, sends that copy to every subscriber.
 
+use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::sockets::{PubSocket, Sent, Topics, queue_frames};
 use crate::bridge::stats::{PublisherStats, RateMeter};
 use crate::bridge::worker::{Ended, Worker};
@@ -11,7 +12,6 @@ use crate::os::zmq_ext::SendPool;
 use crate::shm::{Access, FrameMeta, OpenError, Outcome, Reader, Segment};
 use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES};
 use crate::wire::pickle;
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,6 +42,12 @@ pub struct Publisher {
     pickle: Range<usize>,
     keywords: Vec<u8>,
     keywords_now: Vec<u8>,
+    origins: Arc<Origins>,
+    back: Option<Back>,
+    /// The pixels of the frame sent last, if they are to be compared; who else writes may have changed them since
+    /// without counting.
+    sent_hash: Option<u64>,
+    compare: bool,
     /// New subscribers wait for the current frame.
     resend: Topics,
     /// Keywords go along with a frame when they have changed, and now and then all the same: a frame may get lost.
@@ -86,18 +92,36 @@ impl std::fmt::Display for StartError {
     }
 }
 
+/// What makes a publisher the write-back of a mirror.
+pub struct Back {
+    /// The origin of its frames: this daemon.
+    pub me: u64,
+    /// Frames may be sent.
+    pub open: bool,
+}
+
+/// Not for keys or for safety: two frames that differ by chance have different hashes.
+fn hash(bytes: &[u8]) -> u64 {
+    let mut words = bytes.chunks_exact(8);
+    let step = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    let whole = words
+        .by_ref()
+        .fold(0, |hash, word| step(hash, u64::from_le_bytes(word.try_into().unwrap_or_default())));
+    words.remainder().iter().fold(whole, |hash, byte| step(hash, u64::from(*byte)))
+}
+
 impl Publisher {
-    /// Opens the segment at `path` and binds the first free port.
+    /// Opens the segment at `path`; frames go out on `socket`. `origins` has the frames that this daemon writes into
+    /// the segment itself.
     pub fn new(
-        context: &zmq::Context,
         path: &Path,
-        ip: Ipv4Addr,
-        ports: impl Iterator<Item = u16>,
+        socket: PubSocket,
+        origins: Arc<Origins>,
+        back: Option<Back>,
     ) -> Result<(Publisher, Started), StartError> {
         let segment = Segment::open(path, Access::Read).map_err(StartError::Segment)?;
         let spec = segment.spec().clone();
         let frame_bytes = spec.frame_bytes();
-        let socket = PubSocket::bind(context, ip, ports, frame_bytes).map_err(StartError::Socket)?;
         let queue = queue_frames(frame_bytes);
         let header = FrameHeader {
             kind: FrameKind::Frame,
@@ -106,7 +130,7 @@ impl Publisher {
             dtype: spec.dtype,
             shape: spec.shape,
             keywords: spec.keywords,
-            boot_id: clock::random_u64(),
+            boot_id: socket.boot_id(),
             seq: 0,
             cnt0: 0,
             cnt1: 0,
@@ -145,6 +169,10 @@ impl Publisher {
             pickle: pickle_range,
             keywords: vec![0; keyword_bytes],
             keywords_now: vec![0; keyword_bytes],
+            origins,
+            back,
+            sent_hash: None,
+            compare: false,
             resend: Topics::default(),
             next_keywords_ns: 0,
             away: true,
@@ -226,8 +254,13 @@ impl Publisher {
             cnt2: meta.cnt2,
             atime_ns: meta.atime_ns,
             seen_ns,
+            origin: self.origins.of(meta.cnt0).unwrap_or(self.back.as_ref().map_or(OWNER, |back| back.me)),
             ..self.header
         };
+        if self.header.origin == OWNER {
+            self.stats.last_local_ns.store(clock::monotonic_ns(), Relaxed);
+        }
+        self.note_sent(index);
         // A frame that was sent before is only for those who have come since.
         let topics = if seen_before { self.resend } else { self.socket.subscribed() };
         if topics.dao {
@@ -278,6 +311,61 @@ impl Publisher {
         Ok(())
     }
 
+    /// The write-back of a mirror: frames that a program on this machine wrote, and no others.
+    fn write_back(&mut self) -> Result<usize, Ended> {
+        if !self.reader.has_news() {
+            return Ok(0);
+        }
+        let from_owner = self.origins.of(self.reader.segment().newest().1).is_some();
+        let open = self.back.as_ref().is_some_and(|back| back.open) && self.socket.subscribed().any();
+        if from_owner || !open {
+            self.reader.pass_over();
+            if !from_owner {
+                self.stats.stale.fetch_add(1, Relaxed);
+            }
+            return Ok(0);
+        }
+        self.copy_and_send(false)
+    }
+
+    /// May frames go back to the owner? Not before the mirror was refreshed from it.
+    pub fn set_open(&mut self, open: bool) {
+        if let Some(back) = &mut self.back {
+            back.open = open;
+        }
+    }
+
+    /// Others write into this segment too, over the network: what was sent is compared with what stands there.
+    pub fn set_compare(&mut self, compare: bool) {
+        self.compare = compare;
+    }
+
+    /// Is there a frame that nobody was sent yet?
+    pub fn has_news(&self) -> bool {
+        self.reader.has_news()
+    }
+
+    /// Sends the newest frame again as a new one if its pixels are others than those sent under its counter: two
+    /// programs have written at the same time and counted once.
+    pub fn send_if_changed(&mut self) -> Result<(), Ended> {
+        let Some(index) = self.pool.acquire() else { return Ok(()) };
+        let pixels = &mut self.pool.buffer_mut(index)[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
+        let Outcome::Frame { meta, .. } = self.reader.read_newest(pixels) else { return Ok(()) };
+        let hash = hash(pixels);
+        if self.sent_hash.replace(hash).is_some_and(|sent| sent != hash) && self.socket.subscribed().any() {
+            self.send(index, &meta, clock::realtime_ns(), false, false)?;
+        }
+        Ok(())
+    }
+
+    /// Remembers what was sent last, for [`Publisher::send_if_changed`].
+    fn note_sent(&mut self, index: usize) {
+        if self.compare {
+            let pixels = &self.pool.buffer_mut(index)[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
+            self.sent_hash = Some(hash(pixels));
+        }
+    }
+
     fn count_queue_full(&mut self, frames: u64) {
         self.header.queue_full_total += frames;
         self.stats.queue_full.fetch_add(frames, Relaxed);
@@ -287,7 +375,11 @@ impl Publisher {
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_subscription_poll_ns {
             self.next_subscription_poll_ns = now_ns + SUBSCRIPTION_POLL_NS;
-            self.resend = self.resend.or(self.socket.take_subscriptions());
+            let new = self.socket.take_subscriptions();
+            // What stands in a mirror is the owner's own, or older than what it has.
+            if self.back.is_none() {
+                self.resend = self.resend.or(new);
+            }
         }
         if now_ns >= self.next_file_check_ns {
             self.next_file_check_ns = now_ns + FILE_CHECK_NS;
@@ -327,6 +419,9 @@ fn socket_failed(error: zmq::Error) -> Ended {
 impl Worker for Publisher {
     fn do_work(&mut self) -> Result<usize, Ended> {
         self.housekeeping(clock::monotonic_ns())?;
+        if self.back.is_some() {
+            return self.write_back();
+        }
         if !self.socket.subscribed().any() {
             self.away = true;
             return Ok(0);

@@ -69,6 +69,7 @@ pub enum Sent {
 pub struct PubSocket {
     socket: zmq::Socket,
     port: u16,
+    boot_id: u64,
     /// What was subscribed and is a prefix of a topic of ours: bounded by the topics' lengths.
     prefixes: BTreeSet<Vec<u8>>,
     /// What follows from them.
@@ -99,6 +100,7 @@ impl PubSocket {
                     return Ok(PubSocket {
                         socket,
                         port,
+                        boot_id: clock::random_u64(),
                         prefixes: BTreeSet::new(),
                         subscribed: Topics::default(),
                     });
@@ -110,6 +112,11 @@ impl PubSocket {
             }
         }
         Err(format!("no free port on {ip}; the last one tried was {refused}"))
+    }
+
+    /// What tells the publisher on this socket from an earlier or later one on the same port.
+    pub fn boot_id(&self) -> u64 {
+        self.boot_id
     }
 
     /// The bound port.

@@ -57,6 +57,10 @@ pub struct PublisherStats {
     pub busy: AtomicU64,
     /// Sent again for a new subscriber.
     pub resent: AtomicU64,
+    /// Of a write-back: not sent, since the mirror was not up to date with its owner or nobody was there to take them.
+    pub stale: AtomicU64,
+    /// When a program on this machine wrote last, monotonic ns, 0 for never.
+    pub last_local_ns: AtomicI64,
     pub rate: Rate,
 }
 
@@ -84,6 +88,10 @@ impl PublisherStats {
 pub struct MirrorStats {
     pub frames: AtomicU64,
     pub repeated: AtomicU64,
+    /// Our own frames, which came back from the owner and were not written again.
+    pub echoes: AtomicU64,
+    /// Times that the owner's frame was written over a local one that had got lost.
+    pub converged: AtomicU64,
     pub lapped: AtomicU64,
     pub queue_full: AtomicU64,
     pub transport: AtomicU64,

@@ -1,16 +1,23 @@
 //! `dao-command`: takes commands from the queue, changes the state, carries out what reconciling asks for.
 
 use crate::bridge::mirror::Mirror as MirrorWorker;
-use crate::bridge::publisher::{Publisher as PublisherWorker, StartError};
+use crate::bridge::mirror::Source;
+use crate::bridge::origins::Origins;
+use crate::bridge::publisher::{Back, Publisher as PublisherWorker, Started};
+use crate::bridge::sockets::PubSocket;
 use crate::bridge::stats::MirrorStats;
+use crate::bridge::streams::{Bidirectional, Link, Owned};
 use crate::bridge::{backoff, worker};
 use crate::control::commands::{Command, Commands, Reply};
 use crate::control::persist::Memory;
 use crate::control::reconcile::Action;
 use crate::control::registry::Registry;
-use crate::control::state::{MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target};
+use crate::control::state::{
+    BackSocket, LinkInfo, MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target,
+};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log::Repeats;
 use crate::metrics;
 use crate::naming::{mirror_name, segment_path};
 use crate::os::threads::Handle;
@@ -21,7 +28,7 @@ use crate::wire::record::Request;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -46,8 +53,13 @@ pub struct Executor {
     /// Ports are handed out in turn: a client of a segment that has just ended must not find another one at its port.
     next_port: u16,
     publishers: BTreeMap<String, Handle>,
+    /// Where each publisher hears who writes back.
+    orders: BTreeMap<String, Sender<Vec<Link>>>,
+    /// Bound sockets of write-backs whose mirror has yet to start.
+    backs: BTreeMap<StreamKey, PubSocket>,
     mirrors: BTreeMap<StreamKey, Handle>,
     mirrors_started: u64,
+    failures: Repeats,
     /// Counts of a stream go on when its mirror is made anew.
     mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
     waiting: BTreeMap<StreamKey, Vec<(u64, Reply<MirrorInfo>)>>,
@@ -72,8 +84,11 @@ impl Executor {
             context: zmq::Context::new(),
             descriptor_limit: process::raise_descriptor_limit(),
             publishers: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            backs: BTreeMap::new(),
             mirrors: BTreeMap::new(),
             mirrors_started: 0,
+            failures: Repeats::new(Duration::from_secs(60)),
             mirror_stats: BTreeMap::new(),
             waiting: BTreeMap::new(),
         }
@@ -218,6 +233,11 @@ impl Executor {
                 done
             }
             Action::Ask { key } => self.ask(&key),
+            Action::SetLinks { name, links } => {
+                self.set_links(name, links);
+                true
+            }
+            Action::OpenBack { key, frame_bytes } => self.open_back(&key, frame_bytes),
             Action::StartMirror { key, target } => self.start_mirror(key, target),
             Action::StopMirror { key } => {
                 if let Some(handle) = self.mirrors.remove(&key) {
@@ -254,28 +274,10 @@ impl Executor {
     }
 
     fn start_publisher(&mut self, name: String, path: &Path, preferred_port: Option<u16>) -> bool {
-        let base = self.settings.base_pub_port;
-        let end = base.saturating_add(limits::PORTS_TRIED);
-        let start = self.next_port.clamp(base, end);
-        let ports = preferred_port.into_iter().chain(start..end).chain(base..start);
-        let made = self
-            .check_descriptors()
-            .map_err(StartError::Socket)
-            .and_then(|()| PublisherWorker::new(&self.context, path, self.bind_ip(), ports));
-        let started = made.map_err(|error| error.to_string()).and_then(|(publisher, started)| {
-            let commands = self.commands.clone();
-            let (ended_name, boot_id) = (name.clone(), started.boot_id);
-            let handle = worker::run(&format!("dao-pub-{name}"), backoff::PUBLISHER, publisher, move |why| {
-                commands.insist(Command::PublisherEnded { name: ended_name, boot_id, why });
-            });
-            Ok((handle.map_err(|error| format!("no thread: {error}"))?, started))
-        });
+        let started = self.make_publisher(&name, path, preferred_port);
         let mut state = lock(&self.state);
         match started {
             Ok((handle, started)) => {
-                if preferred_port != Some(started.port) {
-                    self.next_port = started.port.checked_add(1).filter(|port| *port < end).unwrap_or(base);
-                }
                 crate::info!("'{name}' is published on port {}", started.port);
                 self.publishers.insert(name.clone(), handle);
                 state.on_publisher_started(name, started);
@@ -296,6 +298,30 @@ impl Executor {
         }
     }
 
+    fn make_publisher(
+        &mut self,
+        name: &str,
+        path: &Path,
+        preferred_port: Option<u16>,
+    ) -> std::result::Result<(Handle, Started), String> {
+        self.check_descriptors()?;
+        let facts = shm::probe(path).map_err(|error| error.to_string())?;
+        let socket = self.bind(preferred_port, facts.spec.frame_bytes())?;
+        let origins = Arc::new(Origins::default());
+        let (publisher, started) = PublisherWorker::new(path, socket, Arc::clone(&origins), None)
+            .map_err(|error| error.to_string())?;
+        let (orders, receiver) = channel();
+        let owned = Owned::new(publisher, origins, self.context.clone(), path.to_owned(), receiver);
+        let commands = self.commands.clone();
+        let (ended_name, boot_id) = (name.to_owned(), started.boot_id);
+        let handle = worker::run(&format!("dao-pub-{name}"), backoff::PUBLISHER, owned, move |why| {
+            commands.insist(Command::PublisherEnded { name: ended_name, boot_id, why });
+        });
+        let handle = handle.map_err(|error| format!("no thread: {error}"))?;
+        self.orders.insert(name.to_owned(), orders);
+        Ok((handle, started))
+    }
+
     fn write_records(&mut self, name: String, records: Vec<crate::wire::record::Record>) -> bool {
         let host = self.settings.hostname.clone();
         if self.registry.write_records(&host, &name, &records).is_err() {
@@ -310,13 +336,17 @@ impl Executor {
     }
 
     fn ask(&mut self, key: &StreamKey) -> bool {
-        let me = lock(&self.state).me.clone();
+        let state = lock(&self.state);
+        let me = state.me.clone();
+        let back = state.wanted.get(key).filter(|wanted| wanted.bidirectional).and_then(|wanted| wanted.back);
+        drop(state);
         let request = Request {
             client_hostname: me.hostname,
             client_ip: me.ip,
             transport: "zmq".to_owned(),
-            bidirectional: false,
-            client_pub_port: None,
+            bidirectional: back.is_some(),
+            client_pub_port: back.map(|back| back.port),
+            boot_id: back.map(|back| back.boot_id),
         };
         match self.registry.ask(&key.0, &key.1, &request) {
             Ok(written) => {
@@ -330,6 +360,67 @@ impl Executor {
         }
     }
 
+    /// Tells a publisher who writes back into its segment.
+    fn set_links(&mut self, name: String, links: BTreeMap<String, Source>) {
+        let mut state = lock(&self.state);
+        let known = state.links.remove(&name).unwrap_or_default();
+        let mut told = BTreeMap::new();
+        for (client, source) in links {
+            let stats = match known.get(&client) {
+                Some(link) => Arc::clone(&link.stats),
+                None => {
+                    crate::info!("{client} ({}:{}) writes back into '{name}'", source.ip, source.port);
+                    Arc::default()
+                }
+            };
+            told.insert(client, LinkInfo { source, stats });
+        }
+        let orders = told.iter().map(|(client, link)| Link {
+            client: client.clone(),
+            source: link.source,
+            // A daoserver knows its own frames by this when they come back; a Python peer knows nothing.
+            origin: link.source.boot_id.unwrap_or(u64::MAX - 1),
+            stats: Arc::clone(&link.stats),
+        });
+        if let Some(sender) = self.orders.get(&name) {
+            // Gone only with its thread, and then the publisher starts anew.
+            let _ = sender.send(orders.collect());
+        }
+        state.on_links_set(name, told);
+    }
+
+    /// Binds the socket on which a mirror's write-back will go out.
+    fn open_back(&mut self, key: &StreamKey, frame_bytes: usize) -> bool {
+        let bound = self.check_descriptors().and_then(|()| self.bind(None, frame_bytes));
+        match bound {
+            Ok(socket) => {
+                let back = BackSocket { port: socket.port(), boot_id: socket.boot_id() };
+                self.backs.insert(key.clone(), socket);
+                lock(&self.state).on_back_opened(key, back);
+                true
+            }
+            Err(why) => {
+                if self.failures.due(&why).is_some() {
+                    crate::error!("no write-back of '{}' of {}: {why}", key.1, key.0);
+                }
+                false
+            }
+        }
+    }
+
+    /// Binds the preferred port, or the next free one in turn.
+    fn bind(&mut self, preferred: Option<u16>, frame_bytes: usize) -> std::result::Result<PubSocket, String> {
+        let base = self.settings.base_pub_port;
+        let end = base.saturating_add(limits::PORTS_TRIED);
+        let start = self.next_port.clamp(base, end);
+        let ports = preferred.into_iter().chain(start..end).chain(base..start);
+        let socket = PubSocket::bind(&self.context, self.bind_ip(), ports, frame_bytes)?;
+        if preferred != Some(socket.port()) {
+            self.next_port = socket.port().checked_add(1).filter(|port| *port < end).unwrap_or(base);
+        }
+        Ok(socket)
+    }
+
     fn mirror_failed(&mut self, key: StreamKey, target: Target, why: Error, retry_after: Duration) {
         let retry_at = Instant::now() + retry_after;
         if lock(&self.state).on_mirror_failed(key.clone(), why.clone(), target, retry_at) {
@@ -338,7 +429,11 @@ impl Executor {
         let waiting = self.waiting.remove(&key).unwrap_or_default();
         if !waiting.is_empty() {
             // They are told, and may ask again: nothing stays behind of a mirror that never ran.
-            lock(&self.state).on_abandon(&key);
+            let mut state = lock(&self.state);
+            state.on_abandon(&key);
+            if why.kind == Kind::Permission {
+                state.on_write_refused(&key);
+            }
         }
         for (_, reply) in waiting {
             answer(&reply, Err(why.clone()));
@@ -389,15 +484,30 @@ impl Executor {
         let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
         let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
         let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
-        let mirror = MirrorWorker::new(&self.context, target.source, writer, Arc::clone(&stats))
+        let mut mirror = MirrorWorker::new(&self.context, target.source, writer, Arc::clone(&stats))
             .map_err(|error| refused(format!("no connection to {}: {error}", target.source.ip)))?;
         let commands = self.commands.clone();
         let ended = key.clone();
-        let handle = worker::run(&format!("dao-mir-{}", key.1), backoff::MIRROR, mirror, move |why| {
-            commands.insist(Command::MirrorEnded { key: ended, number, why });
-        });
+        let on_end = move |why| commands.insist(Command::MirrorEnded { key: ended, number, why });
+        let thread = format!("dao-mir-{}", key.1);
+        let (handle, back) = if target.bidirectional {
+            let no_socket = || refused("the socket of its write-back is gone".to_owned());
+            let socket = self.backs.remove(key).ok_or_else(no_socket)?;
+            let (origins, me) = (Arc::new(Origins::default()), socket.boot_id());
+            mirror.share(Arc::clone(&origins), me);
+            let (back, started) =
+                PublisherWorker::new(&path, socket, origins, Some(Back { me, open: false }))
+                    .map_err(|error| refused(error.to_string()))?;
+            let both = Bidirectional::new(mirror, back, &path).map_err(|ended| refused(ended.to_string()))?;
+            (worker::run(&thread, backoff::PUBLISHER, both, on_end), Some(started.stats))
+        } else {
+            (worker::run(&thread, backoff::MIRROR, mirror, on_end), None)
+        };
         let handle = handle.map_err(|error| refused(format!("no thread: {error}")))?;
-        Ok((handle, MirrorInfo { path, shape: target.shape, dtype: target.dtype, transport: "zmq", stats }))
+        Ok((
+            handle,
+            MirrorInfo { path, shape: target.shape, dtype: target.dtype, transport: "zmq", stats, back },
+        ))
     }
 
     /// Takes away what a mirror leaves: its file, its semaphores, our heartbeat at the owner.
@@ -415,17 +525,15 @@ impl Executor {
             answer(&reply, Err(gone.clone()));
         }
         self.mirror_stats.remove(key);
+        self.backs.remove(key);
         lock(&self.state).on_forgotten(key);
     }
 
     fn remember(&mut self) {
         let state = lock(&self.state);
-        let mirrors: Vec<StreamKey> = state
-            .wanted
-            .iter()
-            .filter(|(_, wanted)| wanted.established)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let established = state.wanted.iter().filter(|(_, wanted)| wanted.established);
+        let mirrors: Vec<(StreamKey, bool)> =
+            established.map(|(key, wanted)| (key.clone(), wanted.bidirectional)).collect();
         let ports = state.ports.clone();
         drop(state);
         self.memory.write(&mirrors, &ports);
@@ -457,7 +565,10 @@ fn answer<T>(reply: &Reply<T>, result: Result<T>) {
 
 fn running(state: &State, key: &StreamKey) -> Option<MirrorInfo> {
     match state.mirrors.get(key)? {
-        crate::control::state::Mirror::Running { info, .. } => Some(info.clone()),
+        crate::control::state::Mirror::Running { info, target, .. } => {
+            let wanted = state.wanted.get(key)?;
+            (target.bidirectional || !wanted.bidirectional).then(|| info.clone())
+        }
         crate::control::state::Mirror::Failed { .. } => None,
     }
 }

@@ -1,6 +1,6 @@
 //! What a daemon remembers beside its control socket: the mirrors it was asked for and the ports it published on.
 //!
-//! `<control>.memory`, JSON, mode 0600, replaced as a whole: `{"mirrors": [{"hostname": .., "shm": ..}], "ports":
+//! `<control>.memory`, JSON, mode 0600, replaced as a whole: `{"mirrors": [{"hostname": .., "shm": .., "bidirectional": ..}], "ports":
 //! {"wfs": 5560}}`.
 
 use crate::control::state::StreamKey;
@@ -22,7 +22,8 @@ pub struct Memory {
 #[derive(Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Remembered {
-    pub mirrors: Vec<StreamKey>,
+    /// Each with whether it is bidirectional.
+    pub mirrors: Vec<(StreamKey, bool)>,
     pub ports: BTreeMap<String, u16>,
 }
 
@@ -43,9 +44,9 @@ impl Memory {
     }
 
     /// Writes what is to be remembered, if it is not what stands there. A full disk is warned of: streams go on.
-    pub fn write(&mut self, mirrors: &[StreamKey], ports: &BTreeMap<String, u16>) {
+    pub fn write(&mut self, mirrors: &[(StreamKey, bool)], ports: &BTreeMap<String, u16>) {
         let mirrors: Vec<Value> =
-            mirrors.iter().map(|(host, name)| json!({"hostname": host, "shm": name})).collect();
+            mirrors.iter().map(|((host, name), bidirectional)| json!({"hostname": host, "shm": name, "bidirectional": bidirectional})).collect();
         let text = json!({"mirrors": mirrors, "ports": ports}).to_string();
         if text == self.last {
             return;
@@ -76,7 +77,8 @@ fn parse(text: &str) -> Option<Remembered> {
     let mirror = |entry: &Value| {
         let field = |name: &str| entry.get(name).and_then(Value::as_str);
         let host = host_name(field("hostname")?).ok()?;
-        Some((host.to_owned(), segment_name(field("shm")?).ok()?.to_owned()))
+        let bidirectional = entry.get("bidirectional").and_then(Value::as_bool).unwrap_or(false);
+        Some(((host.to_owned(), segment_name(field("shm")?).ok()?.to_owned()), bidirectional))
     };
     let port = |(name, port): (&String, &Value)| {
         Some((
@@ -101,7 +103,7 @@ mod tests {
         let control = dir.join("c.sock");
         let (mut memory, nothing) = Memory::open(&control);
         assert_eq!(nothing, Remembered::default());
-        let mirrors = vec![("a".to_owned(), "wfs".to_owned())];
+        let mirrors = vec![(("a".to_owned(), "wfs".to_owned()), true)];
         let ports = BTreeMap::from([("dm".to_owned(), 5560)]);
         memory.write(&mirrors, &ports);
         assert_eq!(Memory::open(&control).1, Remembered { mirrors, ports });

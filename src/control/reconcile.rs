@@ -2,14 +2,14 @@
 //! dead thread are all the same code here.
 
 use crate::bridge::mirror::Source;
-use crate::control::state::{Mirror, Publisher, State, StreamKey, Target};
+use crate::control::state::{Mirror, Publisher, State, StreamKey, Target, Wanted};
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind};
 use crate::limits;
 use crate::os::clock;
 use crate::wire::frame::VERSION;
 use crate::wire::record::Record;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,6 +24,8 @@ pub enum Action {
     WriteRecords { name: String, records: Vec<Record> },
     DeleteRequest { name: String, text: String },
     Ask { key: StreamKey },
+    SetLinks { name: String, links: BTreeMap<String, Source> },
+    OpenBack { key: StreamKey, frame_bytes: usize },
     StartMirror { key: StreamKey, target: Target },
     StopMirror { key: StreamKey },
     RefuseMirror { key: StreamKey, target: Target, why: Error },
@@ -40,6 +42,7 @@ impl State {
     pub fn reconcile(&self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         self.reconcile_publishers(now, &mut actions);
+        self.reconcile_links(&mut actions);
         self.reconcile_records(&mut actions);
         self.reconcile_mirrors(now, &mut actions);
         actions
@@ -66,6 +69,22 @@ impl State {
                     path: path.clone(),
                     preferred_port,
                 });
+            }
+        }
+    }
+
+    fn reconcile_links(&self, actions: &mut Vec<Action>) {
+        for (name, publisher) in &self.publishers {
+            let links = self.desired_links(name);
+            let told = self.links.get(name);
+            let same = told.map_or(links.is_empty(), |told| {
+                told.len() == links.len()
+                    && links
+                        .iter()
+                        .all(|(client, source)| told.get(client).is_some_and(|link| link.source == *source))
+            });
+            if !same && matches!(publisher, Publisher::Running(_)) {
+                actions.push(Action::SetLinks { name: name.clone(), links });
             }
         }
     }
@@ -101,10 +120,17 @@ impl State {
         for (key, wanted) in &self.wanted {
             let Some(facts) = self.remote.get(key) else { continue };
             let asked_before = |time| wanted.asked_at.is_none_or(|at| now.duration_since(at) >= time);
+            if let (true, None, Some((shape, dtype))) = (wanted.bidirectional, wanted.back, facts.spec) {
+                // Its port stands in the request.
+                actions.push(Action::OpenBack { key: key.clone(), frame_bytes: shape.frame_bytes(dtype) });
+                continue;
+            }
             // The newest record of ours, if a daemon that was killed has left an older one. A Python owner that serves
             // somebody already may never write one for us: any of its records will do, as for its own clients.
             let mine = facts.records.iter().rfind(|record| record.client_hostname == self.me.hostname);
-            let of_python = facts.records.first().filter(|record| record.extras.is_none());
+            let mine = mine.filter(|record| answers(record, wanted));
+            let of_python =
+                facts.records.first().filter(|record| record.extras.is_none() && !wanted.bidirectional);
             if mine.is_none() {
                 let interval = if of_python.is_some() { limits::RECORD_TIMEOUT } else { ASK_INTERVAL };
                 // There is somebody to ask only while the segment is registered.
@@ -113,19 +139,29 @@ impl State {
                 }
             }
             let (Some(record), Some(ip)) = (mine.or(of_python), facts.ip) else { continue };
-            let Some(spec) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(facts.spec) else {
-                continue;
-            };
-            let target = match target(record, ip, spec) {
-                Ok(target) => target,
-                Err((target, why)) => {
-                    if !matches!(self.mirrors.get(key), Some(Mirror::Failed { why: old, .. }) if *old == why)
-                    {
-                        actions.push(Action::RefuseMirror { key: key.clone(), target, why });
-                    }
-                    continue;
+            if wanted.bidirectional && record.extras.is_some_and(|extras| extras.read_only) {
+                if let Some(target) = Target::of(record, ip, facts.spec) {
+                    let (host, name) = key;
+                    let why = format!(
+                        "'{host}' is read-only: SHM '{name}' cannot be written from another machine."
+                    );
+                    actions.push(Action::RefuseMirror {
+                        key: key.clone(),
+                        target,
+                        why: Error::new(Kind::Permission, why),
+                    });
                 }
-            };
+                continue;
+            }
+            let Some(target) = Target::of(record, ip, facts.spec) else { continue };
+            if record.transport != "zmq" {
+                let why = format!("{} connector not implemented.", record.transport);
+                let why = Error::new(Kind::NotImplemented, why);
+                if !matches!(self.mirrors.get(key), Some(Mirror::Failed { why: old, .. }) if *old == why) {
+                    actions.push(Action::RefuseMirror { key: key.clone(), target, why });
+                }
+                continue;
+            }
             match self.mirrors.get(key) {
                 None => actions.push(Action::StartMirror { key: key.clone(), target }),
                 Some(Mirror::Failed { target: failed, retry_at, .. }) => {
@@ -152,19 +188,25 @@ impl State {
     }
 }
 
-/// What a record offers, or why it cannot be had.
-fn target(record: &Record, ip: Ipv4Addr, (shape, dtype): (Shape, DType)) -> Result<Target, (Target, Error)> {
-    // A newer daoserver still serves Python's wire.
-    let ours = record.extras.filter(|extras| extras.wire == VERSION);
-    let source = Source { ip, port: record.port, boot_id: ours.map(|extras| extras.boot_id) };
-    let target = Target { source, shape, dtype, keywords: ours.map_or(0, |extras| extras.keywords) };
-    if record.transport == "zmq" {
-        return Ok(target);
+/// Does a record of ours answer what we ask for now? A bidirectional one names the socket that we have bound.
+fn answers(record: &Record, wanted: &Wanted) -> bool {
+    let Some(back) = wanted.back.filter(|_| wanted.bidirectional) else { return true };
+    let refused = record.extras.is_some_and(|extras| extras.read_only);
+    let boot_id = record.extras.map_or(Some(back.boot_id), |extras| extras.client_boot_id);
+    (record.bidirectional || refused)
+        && record.client_pub_port == Some(back.port)
+        && boot_id == Some(back.boot_id)
+}
+
+impl Target {
+    /// What a record offers. A daoserver with another wire than ours still serves Python's.
+    fn of(record: &Record, ip: Ipv4Addr, registered: Option<(Shape, DType)>) -> Option<Target> {
+        let (shape, dtype) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(registered)?;
+        let ours = record.extras.filter(|extras| extras.wire == VERSION);
+        let source = Source { ip, port: record.port, boot_id: ours.map(|extras| extras.boot_id) };
+        let keywords = ours.map_or(0, |extras| extras.keywords);
+        Some(Target { source, shape, dtype, keywords, bidirectional: record.bidirectional })
     }
-    Err((
-        target,
-        Error::new(Kind::NotImplemented, format!("{} connector not implemented.", record.transport)),
-    ))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::bridge::mirror::Source;
 use crate::bridge::publisher::Started;
-use crate::bridge::stats::MirrorStats;
+use crate::bridge::stats::{MirrorStats, PublisherStats};
 use crate::control::registry::{ClientAge, RemoteFacts};
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind, Result};
@@ -38,6 +38,10 @@ pub struct Client {
     pub ip: Option<Ipv4Addr>,
     pub bidirectional: bool,
     pub client_pub_port: Option<u16>,
+    /// Of its publisher, where it is a daoserver that writes back.
+    pub boot_id: Option<u64>,
+    /// It asked to write and may not.
+    pub read_only: bool,
     /// When it asked last: its heartbeat may take a while to come.
     pub asked_at: Instant,
 }
@@ -61,6 +65,24 @@ pub struct Target {
     pub shape: Shape,
     pub dtype: DType,
     pub keywords: u16,
+    /// What is written into the mirror goes back to the owner.
+    pub bidirectional: bool,
+}
+
+/// The socket on which a mirror's write-back goes out, bound before it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct BackSocket {
+    pub port: u16,
+    pub boot_id: u64,
+}
+
+/// A client that writes back, as its publisher was told.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct LinkInfo {
+    pub source: Source,
+    pub stats: Arc<MirrorStats>,
 }
 
 /// What `get` answers with.
@@ -72,6 +94,8 @@ pub struct MirrorInfo {
     pub dtype: DType,
     pub transport: &'static str,
     pub stats: Arc<MirrorStats>,
+    /// Of the write-back.
+    pub back: Option<Arc<PublisherStats>>,
 }
 
 /// A mirror as it is.
@@ -86,6 +110,7 @@ pub enum Mirror {
 #[allow(missing_docs)]
 pub struct Wanted {
     pub bidirectional: bool,
+    pub back: Option<BackSocket>,
     /// A mirror of it has run since somebody asked: from then on it lasts until it is released.
     pub established: bool,
     pub asked_at: Option<Instant>,
@@ -102,6 +127,10 @@ pub struct State {
     /// Owner: who wants which segment. A segment need not exist to be wanted.
     pub clients: BTreeMap<String, BTreeMap<String, Client>>,
     pub publishers: BTreeMap<String, Publisher>,
+    /// Owner: who writes back into which segment, by client, as its publisher was told.
+    pub links: BTreeMap<String, BTreeMap<String, LinkInfo>>,
+    /// Owner: every write from another machine is refused.
+    pub read_only: bool,
     /// Owner: the port that a segment was published on last, kept so that peers find it there again.
     pub ports: BTreeMap<String, u16>,
     /// Owner: the records that stand in Redis; none where there is no entry, who knows which where it is `None`.
@@ -130,6 +159,8 @@ impl State {
             segments: BTreeMap::new(),
             clients: BTreeMap::new(),
             publishers: BTreeMap::new(),
+            links: BTreeMap::new(),
+            read_only: false,
             ports: BTreeMap::new(),
             written: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -167,8 +198,10 @@ impl State {
         self.requests.insert(name.clone(), text);
         let client = Client {
             ip: Some(request.client_ip),
-            bidirectional: request.bidirectional,
+            bidirectional: request.bidirectional && !self.read_only,
             client_pub_port: request.client_pub_port,
+            boot_id: request.boot_id,
+            read_only: request.bidirectional && self.read_only,
             asked_at: now,
         };
         clients.insert(request.client_hostname.clone(), client);
@@ -191,7 +224,14 @@ impl State {
         let clients = self.clients.entry(name.to_owned()).or_default();
         if clients.len() < limits::CLIENTS_MAX {
             // Its heartbeat is all that is known of it.
-            let stranger = Client { ip: None, bidirectional: false, client_pub_port: None, asked_at: now };
+            let stranger = Client {
+                ip: None,
+                bidirectional: false,
+                client_pub_port: None,
+                boot_id: None,
+                read_only: false,
+                asked_at: now,
+            };
             clients.entry(client).or_insert(stranger);
         }
     }
@@ -246,6 +286,7 @@ impl State {
     /// A publisher runs.
     pub fn on_publisher_started(&mut self, name: String, started: Started) {
         self.ports.insert(name.clone(), started.port);
+        self.links.remove(&name);
         self.publishers.insert(name, Publisher::Running(started));
     }
 
@@ -278,9 +319,6 @@ impl State {
 
     /// Somebody wants a mirror.
     pub fn on_want(&mut self, key: StreamKey, bidirectional: bool, facts: RemoteFacts) -> Result<()> {
-        if bidirectional {
-            return Err(Error::new(Kind::NotImplemented, "Bidirectional mirrors are not implemented."));
-        }
         let path_name = mirror_name(&key.0, &key.1);
         if let Some(other) =
             self.wanted.keys().find(|other| **other != key && mirror_name(&other.0, &other.1) == path_name)
@@ -294,7 +332,8 @@ impl State {
         if self.wanted.len() >= limits::MIRRORS_MAX && !self.wanted.contains_key(&key) {
             return Err(Error::new(Kind::Os, format!("There are {} mirrors already.", self.wanted.len())));
         }
-        self.wanted.entry(key.clone()).or_default();
+        // One-way and asked for again as bidirectional: it becomes so. Never the other way round: somebody writes.
+        self.wanted.entry(key.clone()).or_default().bidirectional |= bidirectional;
         self.traces.remove(&key);
         // A failure is tried again for somebody who asks.
         if matches!(self.mirrors.get(&key), Some(Mirror::Failed { .. })) {
@@ -305,8 +344,8 @@ impl State {
     }
 
     /// Mirrors of an earlier run.
-    pub fn on_remembered(&mut self, key: StreamKey) {
-        self.wanted.insert(key, Wanted { established: true, ..Wanted::default() });
+    pub fn on_remembered(&mut self, key: StreamKey, bidirectional: bool) {
+        self.wanted.insert(key, Wanted { bidirectional, established: true, ..Wanted::default() });
     }
 
     /// Nobody waits for this mirror any more.
@@ -333,6 +372,38 @@ impl State {
     /// The traces of a stream are gone.
     pub fn on_forgotten(&mut self, key: &StreamKey) {
         self.traces.remove(key);
+    }
+
+    /// The socket of a write-back is bound.
+    pub fn on_back_opened(&mut self, key: &StreamKey, back: BackSocket) {
+        if let Some(wanted) = self.wanted.get_mut(key) {
+            wanted.back = Some(back);
+            wanted.asked_at = None; // there is something new to say
+        }
+    }
+
+    /// The owner does not let us write. A one-way mirror that was there before stays.
+    pub fn on_write_refused(&mut self, key: &StreamKey) {
+        if let Some(wanted) = self.wanted.get_mut(key).filter(|wanted| wanted.established) {
+            wanted.bidirectional = false;
+            wanted.back = None;
+        }
+    }
+
+    /// The clients that should write back into a segment.
+    pub fn desired_links(&self, name: &str) -> BTreeMap<String, Source> {
+        let clients = self.clients.get(name).into_iter().flatten();
+        clients
+            .filter_map(|(client, known)| {
+                let (ip, port) = (known.ip?, known.client_pub_port?);
+                known.bidirectional.then(|| (client.clone(), Source { ip, port, boot_id: known.boot_id }))
+            })
+            .collect()
+    }
+
+    /// A publisher was told who writes back.
+    pub fn on_links_set(&mut self, name: String, links: BTreeMap<String, LinkInfo>) {
+        self.links.insert(name, links);
     }
 
     /// We have asked the owner.
@@ -365,6 +436,7 @@ impl State {
         target: Target,
         retry_at: Instant,
     ) -> bool {
+        self.close_back(&key);
         let old = self.mirrors.insert(key, Mirror::Failed { why: why.clone(), target, retry_at });
         !matches!(old, Some(Mirror::Failed { why: old, .. }) if old == why)
     }
@@ -381,12 +453,25 @@ impl State {
 
     /// A mirror was stopped.
     pub fn on_mirror_stopped(&mut self, key: &StreamKey) {
+        self.close_back(key);
         self.mirrors.remove(key);
+    }
+
+    /// The socket of a write-back has ended with its mirror.
+    fn close_back(&mut self, key: &StreamKey) {
+        let used =
+            matches!(self.mirrors.get(key), Some(Mirror::Running { target, .. }) if target.bidirectional);
+        if let Some(wanted) = self.wanted.get_mut(key).filter(|_| used) {
+            wanted.back = None;
+        }
     }
 
     /// Does anything wait for news from the registry? Then it is worth looking more often.
     pub fn unresolved(&self) -> bool {
-        self.wanted.keys().any(|key| !matches!(self.mirrors.get(key), Some(Mirror::Running { .. })))
+        self.wanted.iter().any(|(key, wanted)| match self.mirrors.get(key) {
+            Some(Mirror::Running { target, .. }) => wanted.bidirectional && !target.bidirectional,
+            _ => true,
+        })
     }
 
     /// The records that should stand in Redis for a segment.
@@ -413,6 +498,8 @@ impl State {
                 shape: started.shape,
                 dtype: started.dtype,
                 keywords: started.keywords,
+                client_boot_id: known.boot_id,
+                read_only: known.read_only,
             }),
         };
         clients.iter().map(record).collect()

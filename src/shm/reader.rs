@@ -150,6 +150,13 @@ impl Reader {
         self.trouble().unwrap_or(Outcome::Busy)
     }
 
+    /// Counts the newest frame as returned, without a copy: for a caller who knows what it holds.
+    pub fn pass_over(&mut self) {
+        let newest = self.segment.newest().1;
+        self.note_restart(newest);
+        (self.seen, self.started, self.restarted) = (newest, true, false);
+    }
+
     /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is
     /// used: if so, the copy was taken with all of the frame there. `write` is not asked: a writer that has
     /// begun the next frame since has not spoilt our copy, and one that had spoilt it has moved the counter

@@ -14,6 +14,8 @@ use std::net::Ipv4Addr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Request {
+    /// Of a daoserver that writes back: the boot id of its publisher, field `dao` of the request.
+    pub boot_id: Option<u64>,
     pub client_hostname: String,
     pub client_ip: Ipv4Addr,
     pub transport: String,
@@ -34,6 +36,10 @@ pub struct RecordExtras {
     pub dtype: DType,
     /// Keywords of the segment.
     pub keywords: u16,
+    /// The boot id of the request that this record answers.
+    pub client_boot_id: Option<u64>,
+    /// The client asked to write and may not.
+    pub read_only: bool,
 }
 
 impl RecordExtras {
@@ -44,6 +50,8 @@ impl RecordExtras {
             "shape": self.shape.axes(),
             "dtype": self.dtype.name(),
             "keywords": self.keywords,
+            "client_boot": self.client_boot_id.map(|id| format!("{id:016x}")),
+            "read_only": self.read_only,
         })
     }
 
@@ -54,11 +62,15 @@ impl RecordExtras {
         };
         Ok(RecordExtras {
             wire: small("wire")?,
-            boot_id: u64::from_str_radix(string(dao, "boot")?, 16)
-                .map_err(|_| "field 'boot' is no number")?,
+            boot_id: boot(dao, "boot")?,
             shape: shape_from_value(dao.get("shape").unwrap_or(&Value::Null))?,
             dtype: parse_dtype(string(dao, "dtype")?)?,
             keywords: small("keywords")?.min(crate::limits::KEYWORDS_MAX),
+            client_boot_id: match dao.get("client_boot") {
+                None | Some(Value::Null) => None,
+                Some(_) => Some(boot(dao, "client_boot")?),
+            },
+            read_only: flag(dao, "read_only")?,
         })
     }
 }
@@ -98,6 +110,10 @@ fn host(map: &Map<String, Value>, field: &str) -> Result<String, String> {
     naming::host_name(string(map, field)?).map(str::to_owned)
 }
 
+fn boot(map: &Map<String, Value>, field: &str) -> Result<u64, String> {
+    u64::from_str_radix(string(map, field)?, 16).map_err(|_| format!("field '{field}' is no number"))
+}
+
 fn flag(map: &Map<String, Value>, field: &str) -> Result<bool, String> {
     match map.get(field) {
         None | Some(Value::Null) => Ok(false),
@@ -126,20 +142,25 @@ fn transport(map: &Map<String, Value>) -> Result<String, String> {
 impl Request {
     /// The JSON of the request.
     pub fn to_json(&self) -> String {
-        json!({
+        let mut value = json!({
             "client_ip": self.client_ip.to_string(),
             "client_hostname": self.client_hostname,
             "transport": self.transport,
             "bidirectional": self.bidirectional,
             "client_pub_port": self.client_pub_port,
-        })
-        .to_string()
+        });
+        if let Some(boot_id) = self.boot_id {
+            value["dao"] = json!({"boot": format!("{boot_id:016x}")});
+        }
+        value.to_string()
     }
 
     /// Reads a request; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Request, String> {
         let map = object(text)?;
+        let dao = map.get("dao").and_then(Value::as_object);
         Ok(Request {
+            boot_id: dao.map(|dao| boot(dao, "boot")).transpose()?,
             client_hostname: host(&map, "client_hostname")?,
             client_ip: ip(&map, "client_ip")?,
             transport: transport(&map)?,
@@ -258,6 +279,8 @@ mod tests {
             shape: Shape::new(&[8, 6]).unwrap(),
             dtype: DType::C64,
             keywords: 3,
+            client_boot_id: Some(7),
+            read_only: true,
         }));
         let text = Record::list_to_json(std::slice::from_ref(&ours));
         assert_eq!(Record::parse_list(&text).unwrap().0, vec![ours]);

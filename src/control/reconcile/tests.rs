@@ -4,7 +4,7 @@ use super::*;
 use crate::bridge::publisher::Started;
 use crate::bridge::stats::{MirrorStats, PublisherStats};
 use crate::control::registry::{ClientAge, RemoteFacts};
-use crate::control::state::{Identity, MirrorInfo, Wanted};
+use crate::control::state::{BackSocket, Identity, LinkInfo, MirrorInfo, Wanted};
 use crate::settings::Role;
 use crate::wire::record::{RecordExtras, Request};
 use proptest::prelude::*;
@@ -23,6 +23,7 @@ fn shape() -> Shape {
 
 fn request(client: &str) -> Request {
     Request {
+        boot_id: None,
         client_hostname: client.into(),
         client_ip: IP,
         transport: "zmq".into(),
@@ -48,7 +49,15 @@ fn record(client: &str, port: u16, boot_id: u64) -> Record {
         client_ip: IP,
         bidirectional: false,
         client_pub_port: None,
-        extras: Some(RecordExtras { wire: VERSION, boot_id, shape: shape(), dtype: DType::U16, keywords: 0 }),
+        extras: Some(RecordExtras {
+            wire: VERSION,
+            boot_id,
+            shape: shape(),
+            dtype: DType::U16,
+            keywords: 0,
+            client_boot_id: None,
+            read_only: false,
+        }),
     }
 }
 
@@ -103,8 +112,20 @@ impl World {
                     dtype: target.dtype,
                     transport: "zmq",
                     stats: Arc::new(MirrorStats::default()),
+                    back: None,
                 };
                 state.on_mirror_started(key, self.boots, target, info, now);
+            }
+            Action::SetLinks { name, links } => {
+                let told = |source| LinkInfo { source, stats: Arc::new(MirrorStats::default()) };
+                state.on_links_set(
+                    name,
+                    links.into_iter().map(|(client, source)| (client, told(source))).collect(),
+                );
+            }
+            Action::OpenBack { key, .. } => {
+                self.boots += 1;
+                state.on_back_opened(&key, BackSocket { port: 7000, boot_id: self.boots });
             }
             Action::StopMirror { key } => state.on_mirror_stopped(&key),
             Action::RefuseMirror { key, target, why } => {
@@ -252,7 +273,7 @@ fn a_mirror_that_hears_nothing_asks_again_and_goes_on() {
 #[test]
 fn nobody_is_asked_for_a_segment_that_is_not_registered() {
     let (mut state, now) = (state(), Instant::now());
-    state.on_remembered(key());
+    state.on_remembered(key(), false);
     assert!(state.reconcile(now).is_empty(), "nothing is known yet");
     state.on_remote(key(), RemoteFacts::default());
     assert!(state.reconcile(now).is_empty());
@@ -266,6 +287,73 @@ fn an_unknown_transport_is_refused_by_its_name_and_once() {
     world.settle(&mut state, now);
     let Some(Mirror::Failed { why, .. }) = state.mirrors.get(&key()) else { panic!("not refused") };
     assert_eq!(why.message, "rdma connector not implemented.");
+}
+
+#[test]
+fn a_one_way_mirror_that_is_asked_for_as_bidirectional_becomes_so_once_the_owner_agrees() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_want(key(), false, facts(&[record("me", 5560, 7)])).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(world.asked, 0);
+    state.on_want(key(), true, facts(&[record("me", 5560, 7)])).unwrap();
+    world.settle(&mut state, now);
+    let back = state.wanted[&key()].back.unwrap();
+    assert_eq!(world.asked, 1);
+    assert!(
+        matches!(&state.mirrors[&key()], Mirror::Running { target, .. } if !target.bidirectional),
+        "frames go on"
+    );
+    let mut agreed = record("me", 5560, 7);
+    (agreed.bidirectional, agreed.client_pub_port) = (true, Some(back.port));
+    agreed.extras.as_mut().unwrap().client_boot_id = Some(back.boot_id);
+    state.on_remote(key(), facts(std::slice::from_ref(&agreed)));
+    world.settle(&mut state, now);
+    assert!(matches!(&state.mirrors[&key()], Mirror::Running { target, .. } if target.bidirectional));
+    assert_eq!(state.wanted[&key()].back, Some(back));
+    assert!(!state.unresolved());
+}
+
+#[test]
+fn an_owner_that_is_read_only_refuses_by_name_and_a_one_way_mirror_stays() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_want(key(), true, facts(&[])).unwrap();
+    world.settle(&mut state, now);
+    let back = state.wanted[&key()].back.unwrap();
+    let mut refused = record("me", 5560, 7);
+    refused.client_pub_port = Some(back.port);
+    let extras = refused.extras.as_mut().unwrap();
+    (extras.client_boot_id, extras.read_only) = (Some(back.boot_id), true);
+    state.on_remote(key(), facts(&[refused]));
+    let actions = state.reconcile(now);
+    let [Action::RefuseMirror { why, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert!(why.kind == Kind::Permission && why.message.contains("'owner'"), "{why}");
+}
+
+#[test]
+fn writers_are_told_to_the_publisher_and_again_when_one_comes_back() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_local_segments(files(&["wfs"]));
+    let ask = |port, boot_id| Request {
+        bidirectional: true,
+        client_pub_port: Some(port),
+        boot_id: Some(boot_id),
+        ..request("gui")
+    };
+    state.on_request("wfs".into(), "t".into(), &ask(7000, 1), now).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(state.links["wfs"]["gui"].source, Source { ip: IP, port: 7000, boot_id: Some(1) });
+    state.on_request("wfs".into(), "t".into(), &ask(7001, 2), now).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(state.links["wfs"]["gui"].source.port, 7001);
+    assert_eq!(world.redis["wfs"][0].extras.unwrap().client_boot_id, Some(2));
+    state.on_client_gone("wfs", "gui");
+    state.on_request("wfs".into(), "t".into(), &request("other"), now).unwrap();
+    world.settle(&mut state, now);
+    assert!(state.links["wfs"].is_empty());
+    state.read_only = true;
+    state.on_request("wfs".into(), "t".into(), &ask(7000, 3), now).unwrap();
+    world.settle(&mut state, now);
+    assert!(state.links["wfs"].is_empty() && world.redis["wfs"][0].extras.unwrap().read_only);
 }
 
 #[test]
@@ -283,7 +371,7 @@ fn a_mirror_that_never_ran_is_forgotten_with_its_asker_and_an_established_one_is
     assert!(state.wanted.is_empty());
     world.settle(&mut state, now);
     assert!(state.traces.is_empty());
-    state.on_remembered(key());
+    state.on_remembered(key(), false);
     state.on_abandon(&key());
     assert_eq!(state.wanted[&key()], Wanted { established: true, ..Wanted::default() });
 }

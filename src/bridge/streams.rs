@@ -1,0 +1,185 @@
+//! Streams that go both ways, each on one thread: a mirror with its write-back on the client, a publisher with the
+//! write-backs of its clients on the owner. One thread writes into the segment for the daemon, so no two of its own
+//! writers meet; a program that writes at the same moment may, and then both sides come to rest at the owner's frame.
+
+use crate::bridge::mirror::{Mirror, Source};
+use crate::bridge::origins::Origins;
+use crate::bridge::publisher::Publisher;
+use crate::bridge::stats::MirrorStats;
+use crate::bridge::worker::{Ended, Worker};
+use crate::os::clock;
+use crate::shm::{Access, Reader, Segment, Writer};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// After so long without a frame both sides are brought together: longer than a frame takes there and back.
+const QUIET_NS: i64 = 400_000_000;
+/// Both directions are looked at so often at least.
+const PARK_MAX: Duration = Duration::from_micros(100);
+
+/// Runs something once when frames have ceased for a while.
+struct Quiet {
+    since_ns: i64,
+    done: bool,
+}
+
+impl Quiet {
+    fn new() -> Quiet {
+        Quiet { since_ns: clock::monotonic_ns(), done: false }
+    }
+
+    /// `true` once, when nothing has happened for long enough.
+    fn is_due(&mut self, work: usize) -> bool {
+        let now_ns = clock::monotonic_ns();
+        if work > 0 {
+            *self = Quiet { since_ns: now_ns, done: false };
+        }
+        now_ns - self.since_ns >= QUIET_NS
+            && !std::mem::replace(&mut self.done, now_ns - self.since_ns >= QUIET_NS)
+    }
+}
+
+/// The client's side. Runs on its `dao-mir-<name>` thread alone.
+pub struct Bidirectional {
+    mirror: Mirror,
+    back: Publisher,
+    checker: Reader,
+    scratch: Vec<u8>,
+    quiet: Quiet,
+}
+
+impl Bidirectional {
+    /// A mirror and its write-back, of the segment at `path`.
+    pub fn new(mirror: Mirror, back: Publisher, path: &Path) -> Result<Bidirectional, Ended> {
+        let segment = Segment::open(path, Access::Read).map_err(|_| Ended::SegmentGone)?;
+        Ok(Bidirectional {
+            mirror,
+            back,
+            checker: Reader::new(segment),
+            scratch: Vec::new(),
+            quiet: Quiet::new(),
+        })
+    }
+}
+
+impl Worker for Bidirectional {
+    fn do_work(&mut self) -> Result<usize, Ended> {
+        self.mirror.housekeeping(clock::monotonic_ns())?;
+        let mut work = 0;
+        loop {
+            // A local frame goes out before one of the owner's is written over it.
+            self.back.set_open(self.mirror.is_fresh());
+            work += self.back.do_work()?;
+            if work > 64 || !self.mirror.receive_one(|_| false)? {
+                break;
+            }
+            work += 1;
+        }
+        if self.quiet.is_due(work) && self.mirror.is_fresh() && !self.back.has_news() {
+            self.mirror.converge(&mut self.checker, &mut self.scratch)?;
+        }
+        Ok(work)
+    }
+
+    fn park(&mut self, time: Duration) {
+        clock::sleep(time.min(PARK_MAX));
+    }
+}
+
+/// A client that writes back: where its frames come from.
+#[derive(Clone)]
+pub struct Link {
+    /// Its host name.
+    pub client: String,
+    /// Its publisher.
+    pub source: Source,
+    /// The origin of its frames, where its wire does not say.
+    pub origin: u64,
+    /// What it sent.
+    pub stats: Arc<MirrorStats>,
+}
+
+/// The owner's side. Runs on its `dao-pub-<name>` thread alone.
+pub struct Owned {
+    publisher: Publisher,
+    origins: Arc<Origins>,
+    context: zmq::Context,
+    path: PathBuf,
+    links: Vec<(Link, Mirror)>,
+    orders: Receiver<Vec<Link>>,
+    next_orders_ns: i64,
+    quiet: Quiet,
+}
+
+impl Owned {
+    /// A publisher of the segment at `path`, and the clients that write back, as `orders` names them from time to time.
+    pub fn new(
+        publisher: Publisher,
+        origins: Arc<Origins>,
+        context: zmq::Context,
+        path: PathBuf,
+        orders: Receiver<Vec<Link>>,
+    ) -> Owned {
+        let (links, next_orders_ns) = (Vec::new(), 0);
+        Owned { publisher, origins, context, path, links, orders, next_orders_ns, quiet: Quiet::new() }
+    }
+
+    fn take_orders(&mut self) {
+        let now_ns = clock::monotonic_ns();
+        if now_ns < self.next_orders_ns {
+            return;
+        }
+        self.next_orders_ns = now_ns + 5_000_000;
+        let Some(wanted) = self.orders.try_iter().last() else { return };
+        self.links.retain(|(link, _)| {
+            wanted.iter().any(|other| other.client == link.client && other.source == link.source)
+        });
+        for link in wanted {
+            if self.links.iter().any(|(known, _)| known.client == link.client) {
+                continue;
+            }
+            match self.open(&link) {
+                Ok(mirror) => self.links.push((link, mirror)),
+                Err(why) => crate::error!("no write-back from {}: {why}", link.client),
+            }
+        }
+        self.publisher.set_compare(!self.links.is_empty());
+    }
+
+    fn open(&self, link: &Link) -> Result<Mirror, String> {
+        let segment = Segment::open(&self.path, Access::ReadWrite).map_err(|error| error.to_string())?;
+        let writer = Writer::new(segment).map_err(|error| error.to_string())?;
+        let mirror = Mirror::new(&self.context, link.source, writer, Arc::clone(&link.stats));
+        let mut mirror = mirror.map_err(|error| error.to_string())?;
+        mirror.take_back(Arc::clone(&self.origins), link.origin);
+        Ok(mirror)
+    }
+}
+
+impl Worker for Owned {
+    fn do_work(&mut self) -> Result<usize, Ended> {
+        self.take_orders();
+        let mut work = self.publisher.do_work()?;
+        for (_, mirror) in &mut self.links {
+            mirror.housekeeping(clock::monotonic_ns())?;
+            // Bounded, so that one client's flood does not keep the others waiting.
+            for _ in 0..64 {
+                if !mirror.receive_one(|_| false)? {
+                    break;
+                }
+                // What was written is published before the next frame is written over it.
+                work += 1 + self.publisher.do_work()?;
+            }
+        }
+        if !self.links.is_empty() && self.quiet.is_due(work) && !self.publisher.has_news() {
+            self.publisher.send_if_changed()?;
+        }
+        Ok(work)
+    }
+
+    fn park(&mut self, time: Duration) {
+        if self.links.is_empty() { self.publisher.park(time) } else { clock::sleep(time.min(PARK_MAX)) }
+    }
+}
