@@ -1,5 +1,6 @@
 //! The daemon as a whole: what is started, in which order, and the same list read backwards.
 
+use crate::bridge::guard::Guard;
 use crate::control::commands::{Command, Commands};
 use crate::control::executor::{Executor, lock};
 use crate::control::loops::{self, Shared};
@@ -74,6 +75,7 @@ impl Daemon {
         // 3. The state, and the one thread that changes it.
         let (commands, queue) = Commands::new();
         let mut state = State::new(me.clone());
+        (state.read_only, state.allow) = (settings.read_only, settings.allow.clone());
         restore(&mut state, &earlier, remembered);
         let shared = Arc::new(Shared {
             settings: settings.clone(),
@@ -82,13 +84,16 @@ impl Daemon {
             health,
             refused_files: Mutex::new(BTreeMap::new()),
         });
+        let context = zmq::Context::new();
+        let guard = start_guard(&context, &settings, &shared)?;
         let executor =
-            Executor::new(settings, Arc::clone(&shared.state), shared.registry(), commands, memory);
+            Executor::new(settings, Arc::clone(&shared.state), shared.registry(), commands, memory, context);
         let command = thread("dao-command", Stop::new(), &shared, move |_, _| executor.run(&queue))?;
         // 4. The threads that feed it.
         let stop = Stop::new();
         let leftover = earlier.names;
-        let threads = vec![
+        let mut threads: Vec<Handle> = guard.into_iter().collect();
+        threads.extend([
             thread("dao-heartbeat", stop.clone(), &shared, loops::heartbeat)?,
             thread("dao-shm-sync", stop.clone(), &shared, move |shared, stop| {
                 loops::shm_sync(shared, leftover, stop);
@@ -100,7 +105,7 @@ impl Daemon {
                 let served = Arc::clone(&shared);
                 thread("dao-control", stop, &shared, move |_, stop| socket::serve(&listener, &served, stop))?
             },
-        ];
+        ]);
         // 5. Everybody who was served before learns that we are back.
         for client in &earlier.clients {
             registry.wake(client, "records");
@@ -150,6 +155,16 @@ fn thread(
     let shared = Arc::clone(shared);
     spawn(name, stop, move |stop| body(&shared, stop), |_| ())
         .map_err(|error| Error::new(Kind::Os, format!("Thread {name} cannot be started: {error}.")))
+}
+
+/// Who is not allowed is kept out from before the first publisher on.
+fn start_guard(context: &zmq::Context, settings: &Settings, shared: &Arc<Shared>) -> Result<Option<Handle>> {
+    if settings.allow.is_empty() {
+        return Ok(None);
+    }
+    let guard = Guard::new(context, settings.allow.clone());
+    let guard = guard.map_err(|error| Error::new(Kind::Os, format!("--allow cannot be kept: {error}.")))?;
+    thread("dao-zap", Stop::new(), shared, move |_, stop| guard.run(stop)).map(Some)
 }
 
 /// The address in the registry: the one given, else the local one of the connection to Redis.

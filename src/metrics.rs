@@ -51,6 +51,8 @@ table! {
     CONTROL_LINES_REFUSED = "control_lines_refused";
     /// Segment files that are none.
     SEGMENT_FILES_REFUSED = "segment_files_refused";
+    /// Peers that --allow kept out: requests and connections.
+    PEERS_REFUSED = "peers_refused";
     /// Clients evicted for want of a heartbeat.
     CLIENTS_EVICTED = "clients_evicted";
     /// Machines removed by this master.

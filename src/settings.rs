@@ -37,6 +37,36 @@ impl fmt::Display for Role {
     }
 }
 
+/// A range of addresses: `192.168.64.0/24`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    network: u32,
+    mask: u32,
+}
+
+impl Cidr {
+    /// From the command line's words; the error says what is wrong with them.
+    pub fn parse(text: &str) -> Result<Cidr, String> {
+        let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
+        let address: Ipv4Addr =
+            address.parse().map_err(|_| "it is no IPv4 address or range of them".to_owned())?;
+        let bits =
+            bits.parse::<u32>().ok().filter(|bits| *bits <= 32).ok_or("behind the slash belongs 0 to 32")?;
+        let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
+        Ok(Cidr { network: address.to_bits() & mask, mask })
+    }
+
+    /// Is this address in it?
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        address.to_bits() & self.mask == self.network
+    }
+}
+
+/// May this address come in? Nobody named: everybody may.
+pub fn allows(ranges: &[Cidr], address: Ipv4Addr) -> bool {
+    ranges.is_empty() || ranges.iter().any(|range| range.contains(address))
+}
+
 /// A password: neither `{:?}` nor a log line shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -84,6 +114,10 @@ pub struct Settings {
     pub advertise_ip: Option<Ipv4Addr>,
     /// Where publishers listen; `None`: at the advertised address.
     pub bind: Option<Ipv4Addr>,
+    /// Every write from another machine is refused.
+    pub read_only: bool,
+    /// Who may subscribe or write; nobody named: all.
+    pub allow: Vec<Cidr>,
     /// The control socket.
     pub control: PathBuf,
     /// How much is logged.
@@ -106,6 +140,24 @@ mod tests {
     #[test]
     fn a_password_does_not_show_in_debug_output() {
         assert!(!format!("{:?}", Secret::new("hunter2")).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_range_holds_its_addresses_and_no_others() {
+        let ip = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+        let range = Cidr::parse("192.168.64.7/24").unwrap();
+        assert!(range.contains(ip("192.168.64.255")) && !range.contains(ip("192.168.65.1")));
+        assert!(Cidr::parse("0.0.0.0/0").unwrap().contains(ip("8.8.8.8")));
+        let one = Cidr::parse("10.0.0.1").unwrap();
+        assert!(one.contains(ip("10.0.0.1")) && !one.contains(ip("10.0.0.2")));
+        for bad in ["", "10.0.0", "10.0.0.1/33", "10.0.0.1/", "10.0.0.1/-1", "host/8", "::1"] {
+            assert!(Cidr::parse(bad).is_err(), "{bad}");
+        }
+        assert!(
+            allows(&[], ip("8.8.8.8"))
+                && !allows(&[one], ip("8.8.8.8"))
+                && allows(&[one, range], ip("192.168.64.1"))
+        );
     }
 
     #[test]

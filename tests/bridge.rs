@@ -54,7 +54,7 @@ impl Stream {
         let mut spec = spec(SHAPE, DType::U16, depth);
         spec.keywords = keywords.len() as u16;
         let writer = Writer::new(shm::create(&path, &spec, keywords).unwrap()).unwrap();
-        let socket = PubSocket::bind(&context, LOOPBACK, [port()].into_iter(), FRAME_BYTES).unwrap();
+        let socket = PubSocket::bind(&context, LOOPBACK, [port()].into_iter(), FRAME_BYTES, false).unwrap();
         let (publisher, started) = Publisher::new(&path, socket, Arc::new(Origins::default()), None).unwrap();
         Stream { context, place, writer, publisher, started }
     }

@@ -77,17 +77,22 @@ pub struct PubSocket {
 }
 
 impl PubSocket {
-    /// Binds the first of these ports that the operating system gives.
+    /// Binds the first of these ports that the operating system gives. `guarded`: every connection is first shown to
+    /// [`crate::bridge::guard`].
     pub fn bind(
         context: &zmq::Context,
         ip: Ipv4Addr,
         ports: impl Iterator<Item = u16>,
         frame_bytes: usize,
+        guarded: bool,
     ) -> Result<PubSocket, String> {
         let open = || {
             let mut socket = context.socket(zmq::XPUB)?;
             set_common(&socket, frame_bytes)?;
             socket.set_maxmsgsize(1_024)?; // subscribers send us subscriptions, nothing else
+            if guarded {
+                socket.set_zap_domain("dao")?;
+            }
             socket.set_xpub_verbose(true)?; // tell of every subscriber, not only of a topic's first
             set_xpub_nodrop(&mut socket, true)?;
             Ok(socket)
@@ -324,9 +329,10 @@ mod tests {
         let context = zmq::Context::new();
         let ports =
             [port, port.checked_add(1).unwrap_or(20_000), 0].into_iter().take(2).chain(30_000..31_000);
-        let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, ports, 100).unwrap();
+        let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, ports, 100, false).unwrap();
         assert_ne!(socket.port(), port);
-        let error = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, [port].into_iter(), 100).err().unwrap();
+        let error =
+            PubSocket::bind(&context, Ipv4Addr::LOCALHOST, [port].into_iter(), 100, false).err().unwrap();
         assert!(error.contains(&port.to_string()), "{error}");
     }
 

@@ -70,6 +70,7 @@ impl PublisherStats {
         let value = json!({
             "frames": self.frames.load(Relaxed),
             "resent": self.resent.load(Relaxed),
+            "stale": self.stale.load(Relaxed),
             "rate_hz": self.rate.hz(),
             "busy": self.busy.load(Relaxed),
             "lost": {
@@ -154,6 +155,8 @@ impl MirrorStats {
                 "mirror_busy": self.mirror_busy.load(Relaxed),
             },
             "repeated": self.repeated.load(Relaxed),
+            "echoes": self.echoes.load(Relaxed),
+            "converged": self.converged.load(Relaxed),
             "refused": refused,
             "rate_hz": self.rate.hz(),
             "age_us": age_us,

@@ -6,7 +6,7 @@ use crate::dtype::{DType, Shape};
 use crate::limits;
 use crate::log::Level;
 use crate::naming;
-use crate::settings::Role;
+use crate::settings::{Cidr, Role};
 use std::time::Duration;
 
 /// What a flag's value is when nobody typed it.
@@ -112,12 +112,18 @@ pub static FLAGS: &[Flag] = &[
     row("control", Some("PATH"), Default::Text("<shm-dir>/.daoserver-<hostname>.sock"), LOCAL,
         "the daemon's control socket",
         |t, v| some(&mut t.control, typed::path(v))),
+    row("read-only", None, Default::None, &[Daemon],
+        "refuse every write from another machine",
+        |t, _| on(&mut t.read_only)),
+    row("allow", Some("CIDR"), Default::Text("all"), &[Daemon],
+        "who may subscribe or write, such as 192.168.64.0/24 or one address; repeatable",
+        |t, v| { t.allow.push(Cidr::parse(v)?); Ok(()) }),
     row("log-level", Some("error|warn|info|debug"), Default::Value("info"), ALL,
         "least serious lines that are logged, on standard error",
         |t, v| some(&mut t.log_level, Level::parse(v).ok_or_else(log_levels))),
 
     row("bidirectional", None, Default::None, &[Get],
-        "write frames of the mirror back to the source; not implemented yet: ends with exit code 5",
+        "what is written into the mirror goes back to the owner's segment as well",
         |t, _| on(&mut t.bidirectional)),
     row("timeout", Some("S"), Default::Value("30"), &[Get],
         "longest wait for the owner to publish, seconds",

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::log::Level;
 use crate::naming;
 use crate::os::interfaces;
-use crate::settings::{Role, Secret, Settings};
+use crate::settings::{Cidr, Role, Secret, Settings};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +37,8 @@ pub struct Typed {
     pub hostname: Option<String>,
     pub advertise_ip: Option<Ipv4Addr>,
     pub bind: Option<Ipv4Addr>,
+    pub read_only: bool,
+    pub allow: Vec<Cidr>,
     pub control: Option<PathBuf>,
     pub log_level: Option<Level>,
 
@@ -186,6 +188,8 @@ impl Typed {
             hostname,
             advertise_ip: self.advertise_ip,
             bind: self.bind,
+            read_only: self.read_only,
+            allow: self.allow.clone(),
             control,
             log_level: self.log_level.unwrap_or(Level::Info),
             discover: self.discover,

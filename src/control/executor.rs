@@ -73,6 +73,7 @@ impl Executor {
         registry: Registry,
         commands: Commands,
         memory: Memory,
+        context: zmq::Context,
     ) -> Executor {
         Executor {
             next_port: settings.base_pub_port,
@@ -81,7 +82,7 @@ impl Executor {
             registry,
             commands,
             memory,
-            context: zmq::Context::new(),
+            context,
             descriptor_limit: process::raise_descriptor_limit(),
             publishers: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -187,6 +188,9 @@ impl Executor {
         }
         if let Err(error) = state.on_request(name.clone(), text.clone(), request, now) {
             drop(state);
+            if error.kind == Kind::Permission {
+                metrics::PEERS_REFUSED.add(1);
+            }
             crate::warn!("the request of {client} ({ip}) for '{name}' is refused: {error}");
             let _ = self.registry.delete_request(&self.settings.hostname, &name, &text);
         }
@@ -414,7 +418,8 @@ impl Executor {
         let end = base.saturating_add(limits::PORTS_TRIED);
         let start = self.next_port.clamp(base, end);
         let ports = preferred.into_iter().chain(start..end).chain(base..start);
-        let socket = PubSocket::bind(&self.context, self.bind_ip(), ports, frame_bytes)?;
+        let guarded = !self.settings.allow.is_empty();
+        let socket = PubSocket::bind(&self.context, self.bind_ip(), ports, frame_bytes, guarded)?;
         if preferred != Some(socket.port()) {
             self.next_port = socket.port().checked_add(1).filter(|port| *port < end).unwrap_or(base);
         }

@@ -1,12 +1,13 @@
 //! What the control socket can be asked for. Each runs on the asking connection's thread, with that connection's own
 //! link to Redis; only commands on the queue change the state.
 
+use crate::bridge::publisher::Started;
 use crate::control::commands::Command;
 use crate::control::executor::lock;
 use crate::control::loops::Shared;
 use crate::control::registry::Registry;
 use crate::control::roles;
-use crate::control::state::{Mirror, MirrorInfo, Publisher, StreamKey};
+use crate::control::state::{LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
@@ -14,6 +15,7 @@ use crate::naming::{host_name, normalized_segment_name};
 use crate::settings::Role;
 use crate::wire::control::Op;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -178,6 +180,10 @@ fn status(shared: &Shared) -> Value {
                 }
                 Publisher::Failed { why, .. } => failed(why),
             };
+            if let (Some(links), Publisher::Running(started)) = (state.links.get(name), publisher) {
+                entry.insert("written_by".into(), written_by(links));
+                entry.insert("last_writer".into(), json!(last_writer(links, started, &state.me.hostname)));
+            }
             entry.insert("shm".into(), json!(name));
             entry.insert("clients".into(), json!(clients));
             Value::Object(entry)
@@ -193,6 +199,10 @@ fn status(shared: &Shared) -> Value {
                     entry.insert("path".into(), json!(info.path.display().to_string()));
                     entry.insert("transport".into(), json!(info.transport));
                     entry.insert("port".into(), json!(target.source.port));
+                    entry.insert("bidirectional".into(), json!(target.bidirectional));
+                    if let Some(back) = &info.back {
+                        entry.insert("written_back".into(), Value::Object(back.to_json()));
+                    }
                     entry
                 }
                 Some(Mirror::Failed { why, .. }) => failed(&why.message),
@@ -222,6 +232,27 @@ fn status(shared: &Shared) -> Value {
         "mirrors": mirrors,
         "counters": counters,
     })
+}
+
+/// What each client wrote back into a segment of ours.
+fn written_by(links: &BTreeMap<String, LinkInfo>) -> Value {
+    links
+        .iter()
+        .map(|(client, link)| {
+            let mut entry = link.stats.to_json();
+            entry.insert("client".into(), json!(client));
+            Value::Object(entry)
+        })
+        .collect()
+}
+
+/// Who wrote the newest frame: a client, or this machine.
+fn last_writer<'a>(links: &'a BTreeMap<String, LinkInfo>, started: &Started, me: &'a str) -> Option<&'a str> {
+    let local = (started.stats.last_local_ns.load(Ordering::Relaxed), me);
+    let clients = links
+        .iter()
+        .map(|(client, link)| (link.stats.last_frame_ns.load(Ordering::Relaxed), client.as_str()));
+    clients.chain([local]).max().filter(|(at_ns, _)| *at_ns != 0).map(|(_, name)| name)
 }
 
 /// The fields of a stream that does not run, so that every reader finds those it looks for.

@@ -9,7 +9,7 @@ use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::naming::mirror_name;
-use crate::settings::Role;
+use crate::settings::{Cidr, Role, allows};
 use crate::wire::frame::VERSION;
 use crate::wire::record::{Record, RecordExtras, Request};
 use std::collections::{BTreeMap, BTreeSet};
@@ -131,6 +131,8 @@ pub struct State {
     pub links: BTreeMap<String, BTreeMap<String, LinkInfo>>,
     /// Owner: every write from another machine is refused.
     pub read_only: bool,
+    /// Owner: who may be a client.
+    pub allow: Vec<Cidr>,
     /// Owner: the port that a segment was published on last, kept so that peers find it there again.
     pub ports: BTreeMap<String, u16>,
     /// Owner: the records that stand in Redis; none where there is no entry, who knows which where it is `None`.
@@ -161,6 +163,7 @@ impl State {
             publishers: BTreeMap::new(),
             links: BTreeMap::new(),
             read_only: false,
+            allow: Vec::new(),
             ports: BTreeMap::new(),
             written: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -187,6 +190,9 @@ impl State {
         if request.transport != "zmq" {
             let transport = &request.transport;
             return Err(Error::new(Kind::NotImplemented, format!("{transport} connector not implemented.")));
+        }
+        if !allows(&self.allow, request.client_ip) {
+            return Err(Error::new(Kind::Permission, "its address is not one of --allow's"));
         }
         let clients = self.clients.entry(name.clone()).or_default();
         if clients.len() >= limits::CLIENTS_MAX && !clients.contains_key(&request.client_hostname) {
