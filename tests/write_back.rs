@@ -1,0 +1,277 @@
+//! Streams that go both ways, over real sockets on loopback, stepped by hand: an owner A and its clients B and C.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/shm.rs"]
+mod common;
+
+use common::{Place, spec};
+use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::origins::Origins;
+use daoserver::bridge::publisher::{Back, Publisher, Started};
+use daoserver::bridge::sockets::PubSocket;
+use daoserver::bridge::stats::{MirrorStats, PublisherStats};
+use daoserver::bridge::streams::{Bidirectional, Link, Owned};
+use daoserver::bridge::worker::Worker;
+use daoserver::dtype::DType;
+use daoserver::shm::{self, Access, Outcome, Reader, Segment, Writer};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const SHAPE: &str = "140";
+const FRAME_BYTES: usize = 140 * 4;
+
+fn bind(context: &zmq::Context) -> PubSocket {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    PubSocket::bind(context, LOOPBACK, [port].into_iter(), FRAME_BYTES, false).unwrap()
+}
+
+/// A program with a segment of its own, or a mirror.
+struct Program {
+    writer: Writer,
+    reader: Reader,
+    path: PathBuf,
+}
+
+impl Program {
+    fn new(path: &Path) -> Program {
+        let open = |access| Segment::open(path, access).unwrap();
+        let writer = Writer::new(open(Access::ReadWrite)).unwrap();
+        Program { writer, reader: Reader::new(open(Access::Read)), path: path.to_owned() }
+    }
+
+    fn write(&mut self, value: u32) {
+        let pixels: Vec<u8> = value.to_le_bytes().repeat(140);
+        self.writer.write(&pixels).unwrap();
+    }
+
+    /// The value of the newest frame, `None` while somebody writes it.
+    fn value(&mut self) -> Option<u32> {
+        let mut pixels = vec![0; FRAME_BYTES];
+        let Outcome::Frame { .. } = self.reader.read_newest(&mut pixels) else { return None };
+        let value = pixels[..4].try_into().unwrap();
+        // Two writers at once may mix their frames; who of them wins is settled afterwards.
+        pixels.chunks(4).all(|word| word == value).then(|| u32::from_le_bytes(value))
+    }
+
+    fn counter(&self) -> u64 {
+        self.writer.segment().newest().1
+    }
+}
+
+struct Client {
+    program: Program,
+    worker: Bidirectional,
+    stats: Arc<MirrorStats>,
+    back: Arc<PublisherStats>,
+    link: Link,
+}
+
+struct Cluster {
+    place: Place,
+    context: zmq::Context,
+    owner: Owned,
+    started: Started,
+    orders: Sender<Vec<Link>>,
+    program: Program,
+    clients: Vec<Client>,
+}
+
+impl Cluster {
+    fn new(clients: usize) -> Cluster {
+        let (context, place) = (zmq::Context::new(), Place::new());
+        let path = place.path("a");
+        shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
+        let origins = Arc::new(Origins::default());
+        let (publisher, started) = Publisher::new(&path, bind(&context), Arc::clone(&origins), None).unwrap();
+        let (orders, receiver) = channel();
+        let owner = Owned::new(publisher, origins, context.clone(), path.clone(), receiver);
+        let program = Program::new(&path);
+        let mut cluster = Cluster { place, context, owner, started, orders, program, clients: Vec::new() };
+        for number in 0..clients {
+            cluster.join(&format!("c{number}"), SHAPE);
+        }
+        cluster.pump("everybody is connected", |cluster| {
+            cluster.clients.iter().all(|client| client.stats.frames.load(Relaxed) > 0)
+        });
+        cluster
+    }
+
+    /// A client whose write-back has this shape.
+    fn join(&mut self, name: &str, shape: &str) {
+        let path = self.place.path(name);
+        let segment = shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
+        let source = Source { ip: LOOPBACK, port: self.started.port, boot_id: Some(self.started.boot_id) };
+        let stats = Arc::new(MirrorStats::default());
+        let writer = Writer::new(segment).unwrap();
+        let mut mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
+        let (socket, origins) = (bind(&self.context), Arc::new(Origins::default()));
+        let (port, me) = (socket.port(), socket.boot_id());
+        mirror.share(Arc::clone(&origins), me);
+        let mut back_path = path.clone();
+        if shape != SHAPE {
+            back_path = self.place.path(&format!("{name}other"));
+            shm::create(&back_path, &spec(shape, DType::F32, 1), &[]).unwrap();
+        }
+        let (back, started) =
+            Publisher::new(&back_path, socket, origins, Some(Back { me, open: false })).unwrap();
+        let worker = Bidirectional::new(mirror, back, &path).unwrap();
+        let link = Link {
+            client: name.to_owned(),
+            source: Source { ip: LOOPBACK, port, boot_id: Some(me) },
+            origin: me,
+            stats: Arc::new(MirrorStats::default()),
+        };
+        let program = Program::new(&back_path);
+        self.clients.push(Client { program, worker, stats, back: started.stats, link });
+        self.orders.send(self.clients.iter().map(|client| client.link.clone()).collect()).unwrap();
+    }
+
+    fn step(&mut self) {
+        self.owner.do_work().unwrap();
+        for client in &mut self.clients {
+            client.worker.do_work().unwrap();
+        }
+    }
+
+    fn pump(&mut self, what: &str, mut done: impl FnMut(&mut Cluster) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done(self) {
+            assert!(Instant::now() < deadline, "never happened: {what}");
+            self.step();
+        }
+    }
+
+    /// Waits until a write of each client's reaches the owner: subscriptions take their time.
+    fn warm_up(&mut self) -> u32 {
+        let mut value = 1_000_000;
+        for client in 0..self.clients.len() {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while self.clients[client].link.stats.frames.load(Relaxed) == 0 {
+                assert!(Instant::now() < deadline);
+                value += 1;
+                self.clients[client].program.write(value);
+                (0..200).for_each(|_| self.step());
+            }
+            self.pump("a first write is everywhere", |cluster| cluster.all_have(value));
+        }
+        value
+    }
+
+    fn programs(&mut self) -> impl Iterator<Item = &mut Program> {
+        std::iter::once(&mut self.program).chain(self.clients.iter_mut().map(|client| &mut client.program))
+    }
+
+    fn all_have(&mut self, value: u32) -> bool {
+        self.programs().all(|program| program.value() == Some(value))
+    }
+
+    fn counters(&mut self) -> Vec<u64> {
+        self.programs().map(|program| program.counter()).collect()
+    }
+}
+
+#[test]
+fn ten_thousand_writes_from_three_machines_in_turn_arrive_once_everywhere_and_counters_add_up() {
+    let mut cluster = Cluster::new(2);
+    cluster.warm_up();
+    let before = cluster.counters();
+    for number in 1..=10_000u32 {
+        cluster.programs().nth(number as usize % 3).unwrap().write(number);
+        cluster.pump("each write is everywhere", |cluster| cluster.all_have(number));
+        let wanted: Vec<u64> = before.iter().map(|counter| counter + u64::from(number)).collect();
+        assert_eq!(cluster.counters(), wanted, "write {number} counts once on each side");
+    }
+    for client in &cluster.clients {
+        assert_eq!(client.stats.converged.load(Relaxed), 0);
+        assert_eq!(
+            client.back.stale.load(Relaxed) + client.back.lapped.load(Relaxed),
+            client.back.stale.load(Relaxed)
+        );
+    }
+}
+
+#[test]
+fn writers_that_never_wait_for_each_other_come_to_rest_at_one_frame() {
+    let mut cluster = Cluster::new(2);
+    cluster.warm_up();
+    let mut random = 0x9e37_79b9_7f4a_7c15u64;
+    for number in 1..=6_000u32 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        cluster.programs().nth((random % 3) as usize).unwrap().write(number);
+        (0..random >> 60).for_each(|_| cluster.step());
+    }
+    let at_rest = |cluster: &mut Cluster| {
+        let first = cluster.program.value();
+        first.is_some_and(|value| cluster.all_have(value))
+    };
+    cluster.pump("all sides have one frame", at_rest);
+    let (before, still_until) = (cluster.counters(), Instant::now() + Duration::from_millis(1_500));
+    while Instant::now() < still_until {
+        cluster.step();
+    }
+    assert!(at_rest(&mut cluster), "and keep it");
+    let after = cluster.counters();
+    // Bringing them together may have taken a frame more on a side, not a stream of them.
+    assert!(before.iter().zip(&after).all(|(before, after)| after - before <= 2), "{before:?} {after:?}");
+}
+
+#[test]
+fn a_local_frame_that_collided_with_the_owners_gives_way_to_it() {
+    let mut cluster = Cluster::new(1);
+    cluster.warm_up();
+    // The program's pixels land in the mirror, but its counter is lost to the daemon's write at the same moment.
+    let path = cluster.clients[0].program.path.clone();
+    let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let offset = file.metadata().unwrap().len() - FRAME_BYTES as u64;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xab; FRAME_BYTES], offset).unwrap();
+    let value = cluster.program.value().unwrap();
+    assert_ne!(cluster.clients[0].program.value(), Some(value));
+    cluster.program.write(7);
+    cluster.pump("the owner's next frame", |cluster| cluster.all_have(7));
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xab; FRAME_BYTES], offset).unwrap();
+    cluster.program.write(8);
+    cluster.pump("again", |cluster| cluster.all_have(8));
+}
+
+#[test]
+fn nothing_goes_back_before_the_mirror_was_refreshed_from_its_owner() {
+    let mut cluster = Cluster::new(1);
+    cluster.warm_up();
+    // The owner falls silent for longer than a link may be; meanwhile both sides write.
+    let silent_until = Instant::now() + daoserver::limits::LINK_SILENT_MAX + Duration::from_secs(2);
+    let before = cluster.program.counter();
+    while Instant::now() < silent_until {
+        cluster.clients[0].worker.do_work().unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    cluster.clients[0].program.write(666);
+    cluster.clients[0].worker.do_work().unwrap();
+    assert_eq!(cluster.clients[0].back.stale.load(Relaxed), 1, "not sent");
+    cluster.program.write(42);
+    cluster.pump("both have the owner's", |cluster| cluster.all_have(42));
+    assert_eq!(cluster.program.counter(), before + 1);
+    cluster.clients[0].program.write(43);
+    cluster.pump("and then writes go back again", |cluster| cluster.all_have(43));
+}
+
+#[test]
+fn a_write_of_another_shape_is_refused_and_counted() {
+    let mut cluster = Cluster::new(0);
+    cluster.program.write(1);
+    cluster.join("odd", "70");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while cluster.clients[0].link.stats.refused.iter().all(|count| count.load(Relaxed) == 0) {
+        assert!(Instant::now() < deadline);
+        let pixels = vec![9; FRAME_BYTES / 2];
+        cluster.clients[0].program.writer.write(&pixels).unwrap();
+        (0..50).for_each(|_| cluster.step());
+    }
+    assert_eq!((cluster.program.value(), cluster.program.counter()), (Some(1), 1));
+}
