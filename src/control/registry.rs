@@ -304,16 +304,18 @@ impl Registry {
     pub fn ask(&mut self, host: &str, name: &str, request: &Request) -> Result<bool> {
         self.client_heartbeats(&[(host.to_owned(), name.to_owned())], &request.client_hostname)?;
         let expiry_s = limits::CLIENT_HEARTBEAT_EXPIRY.as_secs();
+        let key = key::request(host, name);
         let set: Option<String> = self.link.run(|c| {
-            let mut command = cmd("SET");
-            command
-                .arg(key::request(host, name))
-                .arg(request.to_json())
-                .arg("NX")
-                .arg("EX")
-                .arg(expiry_s)
-                .query(c)
+            cmd("SET").arg(&key).arg(request.to_json()).arg("NX").arg("EX").arg(expiry_s).query(c)
         })?;
+        // A list or a hash under that name is nil to every MGET, the owner's as well: nobody else would ever clear it.
+        if set.is_none() {
+            let kind: String = self.link.run(|c| cmd("TYPE").arg(&key).query(c))?;
+            if kind != "string" && kind != "none" {
+                self.refuse(&key, &format!("it is a {kind}, no string, and is removed"));
+                self.link.run(|c| cmd("DEL").arg(&key).query::<()>(c))?;
+            }
+        }
         self.wake(host, "request");
         Ok(set.is_some())
     }
