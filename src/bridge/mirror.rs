@@ -1,7 +1,7 @@
 //! The network to one mirror segment: receives privately, checks, then writes as the library writes.
 
 use crate::bridge::sockets::SubSocket;
-use crate::bridge::stats::{MirrorStats, RateMeter};
+use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
 use crate::log::Repeats;
@@ -36,8 +36,16 @@ pub struct Source {
 }
 
 impl Source {
+    /// The wire that the frames come over.
+    pub fn wire(&self) -> Wire {
+        if self.boot_id.is_some() { Wire::Dao } else { Wire::Python }
+    }
+
     fn topic(&self) -> &'static str {
-        if self.boot_id.is_some() { TOPIC_DAO } else { TOPIC_PYTHON }
+        match self.wire() {
+            Wire::Dao => TOPIC_DAO,
+            Wire::Python => TOPIC_PYTHON,
+        }
     }
 }
 
@@ -54,6 +62,9 @@ pub struct Mirror {
     last_pixels: Vec<u8>,
     rate: RateMeter,
     refusals: Repeats,
+    /// At the last check.
+    linked: bool,
+    frames_at_check: u64,
     next_check_ns: i64,
     next_ask_ns: i64,
 }
@@ -72,12 +83,14 @@ impl Mirror {
             source,
             writer,
             ledger: Ledger::continuing(stats.lost()),
+            frames_at_check: stats.frames.load(Relaxed),
             stats,
             body: zmq::Message::new(),
             keywords: zmq::Message::new(),
             last_pixels: Vec::new(),
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
+            linked: false,
             next_check_ns: 0,
             next_ask_ns: 0,
         })
@@ -194,6 +207,7 @@ impl Mirror {
 
     fn count_frame(&self) {
         self.stats.last_frame_ns.store(clock::monotonic_ns(), Relaxed);
+        self.stats.frameless_since_ns.store(0, Relaxed);
         self.stats.frames.fetch_add(1, Relaxed); // last: whoever sees the count may read the mirror
     }
 
@@ -218,10 +232,16 @@ impl Mirror {
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_check_ns {
             self.next_check_ns = now_ns + FILE_CHECK_NS;
-            if self.socket.linked() {
+            let linked = self.socket.linked();
+            if linked {
                 // A Python owner without new frames is silent; the connection is its only sign of life.
                 self.stats.last_heard_ns.store(now_ns, Relaxed);
             }
+            // It sends a frame unasked once, shortly after a request: that may have been before we were connected.
+            if linked && !self.linked && self.frames_at_check == self.stats.frames.load(Relaxed) {
+                self.stats.frameless_since_ns.store(now_ns, Relaxed);
+            }
+            (self.linked, self.frames_at_check) = (linked, self.stats.frames.load(Relaxed));
             let segment = self.writer.segment();
             if segment.lost() || segment.replaced() {
                 return Err(Ended::SegmentGone);

@@ -189,7 +189,7 @@ fn status(shared: &Shared) -> Value {
         .map(|key| {
             let mut entry = match state.mirrors.get(key) {
                 Some(Mirror::Running { info, target, .. }) => {
-                    let mut entry = info.stats.to_json();
+                    let mut entry = info.stats.to_json(target.source.wire());
                     entry.insert("path".into(), json!(info.path.display().to_string()));
                     entry.insert("transport".into(), json!(info.transport));
                     entry.insert("port".into(), json!(target.source.port));
