@@ -20,6 +20,9 @@ use std::time::Duration;
 const CATCH_UP_NS: i64 = 2_000_000;
 /// The mirror's own file is looked at so often: somebody may have removed it.
 const FILE_CHECK_NS: i64 = 500_000_000;
+/// A connection without a sign of life is made anew after this time, and that of ten frames at 100 MB/s. libzmq gives a
+/// peer up for good, without a word, when it breaks the protocol: a message above our size limit is enough.
+const DEAD_AFTER_NS: i64 = 4_000_000_000;
 /// The current frame is asked for again at most so often.
 const ASK_AGAIN_NS: i64 = 250_000_000;
 
@@ -65,6 +68,9 @@ pub struct Mirror {
     /// At the last check.
     linked: bool,
     frames_at_check: u64,
+    /// For the next socket.
+    context: zmq::Context,
+    connected_anew_ns: i64,
     next_check_ns: i64,
     next_ask_ns: i64,
 }
@@ -91,6 +97,8 @@ impl Mirror {
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
             linked: false,
+            context: context.clone(),
+            connected_anew_ns: clock::monotonic_ns(),
             next_check_ns: 0,
             next_ask_ns: 0,
         })
@@ -229,6 +237,20 @@ impl Mirror {
         Ok(())
     }
 
+    fn connect_anew_if_dead(&mut self, now_ns: i64) -> Result<(), Ended> {
+        let frame_bytes = self.writer.segment().spec().frame_bytes();
+        let alive_ns = self.stats.last_heard_ns.load(Relaxed).max(self.connected_anew_ns);
+        // With messages waiting, it was we who slept.
+        if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.socket.waiting() {
+            return Ok(());
+        }
+        self.connected_anew_ns = now_ns;
+        let (ip, port) = (self.source.ip, self.source.port);
+        self.socket = SubSocket::connect(&self.context, ip, port, self.source.topic(), frame_bytes)
+            .map_err(|error| Ended::Socket(error.to_string()))?;
+        Ok(())
+    }
+
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_check_ns {
             self.next_check_ns = now_ns + FILE_CHECK_NS;
@@ -242,6 +264,7 @@ impl Mirror {
                 self.stats.frameless_since_ns.store(now_ns, Relaxed);
             }
             (self.linked, self.frames_at_check) = (linked, self.stats.frames.load(Relaxed));
+            self.connect_anew_if_dead(now_ns)?;
             let segment = self.writer.segment();
             if segment.lost() || segment.replaced() {
                 return Err(Ended::SegmentGone);
