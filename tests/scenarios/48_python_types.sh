@@ -18,8 +18,9 @@ done
 # Ours to Python: each segment holds frame 41, then 42.
 start_daemon alpha
 mkdir "$WORK/raw41" "$WORK/raw42"
-frames make "$WORK/raw41" "${segments[@]}" --first 41 && frames make "$WORK/raw42" "${segments[@]}" --first 42 ||
-    fail "frames can be made"
+for first in 41 42; do
+    frames make "$WORK/raw$first" "${segments[@]}" --first "$first" || fail "frames can be made"
+done
 for segment in "${segments[@]}"; do
     IFS=: read -r name shape dtype <<<"$segment"
     shm alpha create "$name" --shape "$shape" --dtype "$dtype" >/dev/null
