@@ -125,7 +125,31 @@ impl Registry {
             values.extend(self.link.run(|c| cmd("MGET").arg(chunk).query::<Vec<Bytes>>(c))?);
         }
         values.resize(keys.len(), None);
+        let absent: Vec<&String> =
+            keys.iter().zip(&values).filter(|(_, value)| value.is_none()).map(|(key, _)| key).collect();
+        self.warn_of_other_types(&absent)?;
         Ok(values)
+    }
+
+    /// MGET gives nothing for a key of another type, as if it were not there: nobody would ever hear of it.
+    fn warn_of_other_types(&mut self, absent: &[&String]) -> Result<()> {
+        for chunk in absent.chunks(1_000) {
+            if self.link.run(|c| cmd("EXISTS").arg(chunk).query::<u64>(c))? == 0 {
+                continue;
+            }
+            let mut batch = pipe();
+            for key in chunk {
+                batch.cmd("TYPE").arg(key);
+            }
+            let types: Vec<String> = self.link.run(|c| batch.query(c))?;
+            for (key, kind) in chunk.iter().zip(types) {
+                // One that has come since is a string.
+                if kind != "string" && kind != "none" {
+                    self.refuse(key, &format!("it is a {kind}, not a string"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Every key that matches. SCAN in large steps, never KEYS; a key may come twice, so it is a set.

@@ -58,8 +58,9 @@ check "... both serve" both_serve
 check "... a real request is served all the same" get beta alpha "$y"
 at beta release alpha "$y"
 redis del "dao:connections:alpha:$y" >/dev/null
-# To the owner a key of another type looks like none: whoever asks for the segment clears it away.
+before=$(warnings alpha "dao:connections:alpha:$y")
 redis rpush "dao:connections:alpha:$y" 1 >/dev/null
+check "requests: of the wrong type: warned of by name" eventually 5 more_warnings alpha "dao:connections:alpha:$y" "$before"
 check "requests: of the wrong type: a real request is served all the same" at beta get alpha "$y" --timeout 10
 check "... warned of by name" more_warnings beta "dao:connections:alpha:$y" 0
 at beta release alpha "$y"
@@ -114,9 +115,14 @@ for kind in huge notext nested half wrong; do
     check "... the owner puts them right" eventually 5 record_is_back
     check "... it goes on" eventually 10 flows beta "$remote"
 done
-redis del "dao:machines:alpha:shm:$x:connections" >/dev/null
-redis rpush "dao:machines:alpha:shm:$x:connections" 1 >/dev/null
-check "... of the wrong type: it goes on" eventually 10 flows beta "$remote"
+before=$(warnings beta "dao:machines:alpha:shm:$x:connections")
+wrong_type_seen() {
+    redis del "dao:machines:alpha:shm:$x:connections" >/dev/null
+    redis rpush "dao:machines:alpha:shm:$x:connections" 1 >/dev/null
+    eventually 3 more_warnings beta "dao:machines:alpha:shm:$x:connections" "$before"
+}
+check "... of the wrong type: warned of by name" eventually 15 wrong_type_seen
+check "... it goes on" eventually 10 flows beta "$remote"
 
 # The control socket.
 cat >"$WORK/control.py" <<'PYTHON'

@@ -28,7 +28,7 @@ DAEMON[jail]=$!
 PIDS+=("$!")
 check "it starts, by a name that stands only in its /etc/hosts" eventually 10 is_ready jail
 # inside COMMAND...: another static daoserver in the same root and namespace.
-inside() { nsenter --mount="/proc/${DAEMON[jail]}/ns/mnt" chroot "$root" /daoserver "$@"; }
+inside() { nsenter --mount="/proc/${DAEMON[jail]}/ns/mnt" --root="/proc/${DAEMON[jail]}/root" /daoserver "$@"; }
 ask_inside() { inside "$@" --redis-host only-in-this-file --redis-port "$REDIS_PORT" --hostname jail; }
 
 check "there is nothing else in its root" same "/daoserver /dev /dev/shm /etc /etc/hosts /tmp" \
@@ -71,6 +71,6 @@ check "nothing is left mounted" not grep -q "$root" /proc/mounts
 # A process of its own: the scenario cleans up after itself.
 DAOSERVER=$static bash "$(dirname "$0")/10_two_machines.sh" >"$WORK/main_job.out" 2>&1
 check "the main job with the static file (10_two_machines)" same 0 $?
-grep '^FAIL' "$WORK/main_job.out"
+grep -A 4 '^FAIL' "$WORK/main_job.out"
 
 finish
