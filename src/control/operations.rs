@@ -227,8 +227,8 @@ fn status(shared: &Shared) -> Value {
 /// The fields of a stream that does not run, so that every reader finds those it looks for.
 fn failed(why: &str) -> Map<String, Value> {
     let entry = json!({
-        "error": why, "port": null, "path": null, "connected": false, "frames": 0, "lost": {},
-        "rate_hz": 0.0, "age_us": null,
+        "error": why, "port": null, "path": null, "connected": false, "wire": null, "frames": 0, "lost": {},
+        "lost_known": null, "rate_hz": 0.0, "age_us": null,
     });
     if let Value::Object(map) = entry { map } else { Map::new() }
 }
