@@ -12,7 +12,7 @@ use daoserver::bridge::sockets::PubSocket;
 use daoserver::bridge::stats::MirrorStats;
 use daoserver::bridge::worker::{Ended, Worker};
 use daoserver::dtype::DType;
-use daoserver::naming::TOPIC_DAO;
+use daoserver::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use daoserver::shm::{self, Access, FrameMeta, Keyword, KeywordValue, Segment, Writer};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -347,4 +347,29 @@ fn garbage_on_the_port_is_counted_by_cause_and_the_mirror_lives() {
         mirror.do_work().unwrap();
     }
     assert_eq!(stats.frames.load(Relaxed), 0);
+}
+
+#[test]
+fn a_message_above_the_size_limit_does_not_end_the_stream() {
+    for (topic, boot_id) in [(TOPIC_DAO, Some(7)), (TOPIC_PYTHON, None)] {
+        let (context, place, port) = (zmq::Context::new(), Place::new(), port());
+        let hostile = context.socket(zmq::XPUB).unwrap();
+        hostile.set_rcvtimeo(20_000).unwrap();
+        hostile.bind(&format!("tcp://127.0.0.1:{port}")).unwrap();
+        let writer = shm::create(&place.path("m"), &spec(SHAPE, DType::U16, 1), &[]).unwrap();
+        let stats = Arc::new(MirrorStats::default());
+        let source = Source { ip: LOOPBACK, port, boot_id };
+        let writer = Writer::new(writer).unwrap();
+        let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
+        hostile.recv_bytes(0).unwrap(); // its subscription
+        hostile.send_multipart([topic.as_bytes(), &[0; 1 << 20]], 0).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // Whatever is sent from now on is heard of, even if it is refused.
+        while stats.refused.iter().all(|count| count.load(Relaxed) == 0) {
+            assert!(Instant::now() < deadline, "the mirror never came back on {topic}");
+            hostile.send_multipart([topic.as_bytes(), b"small"], 0).unwrap();
+            mirror.do_work().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

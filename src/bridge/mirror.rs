@@ -2,7 +2,7 @@
 
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::sockets::SubSocket;
-use crate::bridge::stats::{MirrorStats, RateMeter};
+use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
 use crate::log::Repeats;
@@ -21,6 +21,9 @@ use std::time::Duration;
 const CATCH_UP_NS: i64 = 2_000_000;
 /// The mirror's own file is looked at so often: somebody may have removed it.
 const FILE_CHECK_NS: i64 = 500_000_000;
+/// A connection without a sign of life is made anew after this time, and that of ten frames at 100 MB/s. libzmq gives a
+/// peer up for good, without a word, when it breaks the protocol: a message above our size limit is enough.
+const DEAD_AFTER_NS: i64 = 4_000_000_000;
 /// The current frame is asked for again at most so often.
 const ASK_AGAIN_NS: i64 = 250_000_000;
 
@@ -40,8 +43,16 @@ pub struct Source {
 }
 
 impl Source {
+    /// The wire that the frames come over.
+    pub fn wire(&self) -> Wire {
+        if self.boot_id.is_some() { Wire::Dao } else { Wire::Python }
+    }
+
     fn topic(&self) -> &'static str {
-        if self.boot_id.is_some() { TOPIC_DAO } else { TOPIC_PYTHON }
+        match self.wire() {
+            Wire::Dao => TOPIC_DAO,
+            Wire::Python => TOPIC_PYTHON,
+        }
     }
 }
 
@@ -64,6 +75,12 @@ pub struct Mirror {
     refreshed: bool,
     rate: RateMeter,
     refusals: Repeats,
+    /// At the last check.
+    linked: bool,
+    frames_at_check: u64,
+    /// For the next socket.
+    context: zmq::Context,
+    connected_anew_ns: i64,
     next_check_ns: i64,
     next_ask_ns: i64,
 }
@@ -82,6 +99,7 @@ impl Mirror {
             source,
             writer,
             ledger: Ledger::continuing(stats.lost()),
+            frames_at_check: stats.frames.load(Relaxed),
             stats,
             body: zmq::Message::new(),
             keywords: zmq::Message::new(),
@@ -91,6 +109,9 @@ impl Mirror {
             refreshed: false,
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
+            linked: false,
+            context: context.clone(),
+            connected_anew_ns: clock::monotonic_ns(),
             next_check_ns: 0,
             next_ask_ns: 0,
         })
@@ -280,6 +301,7 @@ impl Mirror {
 
     fn count_frame(&self) {
         self.stats.last_frame_ns.store(clock::monotonic_ns(), Relaxed);
+        self.stats.frameless_since_ns.store(0, Relaxed);
         self.stats.frames.fetch_add(1, Relaxed); // last: whoever sees the count may read the mirror
     }
 
@@ -304,6 +326,20 @@ impl Mirror {
         Ok(())
     }
 
+    fn connect_anew_if_dead(&mut self, now_ns: i64) -> Result<(), Ended> {
+        let frame_bytes = self.writer.segment().spec().frame_bytes();
+        let alive_ns = self.stats.last_heard_ns.load(Relaxed).max(self.connected_anew_ns);
+        // With messages waiting, it was we who slept.
+        if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.socket.waiting() {
+            return Ok(());
+        }
+        self.connected_anew_ns = now_ns;
+        let (ip, port) = (self.source.ip, self.source.port);
+        self.socket = SubSocket::connect(&self.context, ip, port, self.source.topic(), frame_bytes)
+            .map_err(|error| Ended::Socket(error.to_string()))?;
+        Ok(())
+    }
+
     /// What is due by the clock, whether frames come or not.
     pub fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_check_ns {
@@ -311,10 +347,17 @@ impl Mirror {
             if !self.stats.connected() {
                 self.refreshed = false;
             }
-            if self.socket.linked() {
+            let linked = self.socket.linked();
+            if linked {
                 // A Python owner without new frames is silent; the connection is its only sign of life.
                 self.stats.last_heard_ns.store(now_ns, Relaxed);
             }
+            // It sends a frame unasked once, shortly after a request: that may have been before we were connected.
+            if linked && !self.linked && self.frames_at_check == self.stats.frames.load(Relaxed) {
+                self.stats.frameless_since_ns.store(now_ns, Relaxed);
+            }
+            (self.linked, self.frames_at_check) = (linked, self.stats.frames.load(Relaxed));
+            self.connect_anew_if_dead(now_ns)?;
             let segment = self.writer.segment();
             if segment.lost() || segment.replaced() {
                 return Err(Ended::SegmentGone);

@@ -83,6 +83,15 @@ impl PublisherStats {
     }
 }
 
+/// How a mirror gets its frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Ours, which carries counters and times.
+    Dao,
+    /// The Python daemon's: pixels and nothing else.
+    Python,
+}
+
 /// A mirror's counts.
 #[derive(Default)]
 #[allow(missing_docs)]
@@ -105,6 +114,8 @@ pub struct MirrorStats {
     /// Monotonic ns, 0 for never.
     pub last_frame_ns: AtomicI64,
     pub last_heard_ns: AtomicI64,
+    /// Of a Python owner: since when there has been a connection on which no frame came. 0: one has.
+    pub frameless_since_ns: AtomicI64,
     /// The source's counter of the newest frame.
     pub source_counter: AtomicU64,
 }
@@ -133,8 +144,9 @@ impl MirrorStats {
     }
 
     /// The fields of `status`: `lost` by cause, `age_us` since the newest frame arrived (this machine's clock alone),
-    /// `latency_us` from the source's write to the mirror's publication since the start of the mirror.
-    pub fn to_json(&self) -> Map<String, Value> {
+    /// `latency_us` from the source's write to the mirror's publication since the start of the mirror. `null` is what
+    /// nobody can know of this wire. Counts of losses go on over a change of wire; `lost_known` is of the one in use.
+    pub fn to_json(&self, wire: Wire) -> Map<String, Value> {
         let last_frame_ns = self.last_frame_ns.load(Relaxed);
         let age_us = (last_frame_ns != 0).then(|| (clock::monotonic_ns() - last_frame_ns).max(0) / 1_000);
         let refused: Map<String, Value> = Refused::LABELS
@@ -144,8 +156,13 @@ impl MirrorStats {
             .filter(|(_, count)| *count > 0)
             .map(|(label, count)| (label.to_owned(), json!(count)))
             .collect();
-        let latency = self.latency.snapshot();
+        let latency = match wire {
+            Wire::Dao => self.latency.snapshot(),
+            Wire::Python => Vec::new(),
+        };
         let value = json!({
+            "wire": match wire { Wire::Dao => "dao", Wire::Python => "python" },
+            "lost_known": wire == Wire::Dao,
             "connected": self.connected(),
             "frames": self.frames.load(Relaxed),
             "lost": {
@@ -165,7 +182,7 @@ impl MirrorStats {
                 "p99": Histogram::quantile_us(&latency, 0.99),
                 "max": Histogram::quantile_us(&latency, 1.0),
             },
-            "source_counter": self.source_counter.load(Relaxed),
+            "source_counter": (wire == Wire::Dao).then(|| self.source_counter.load(Relaxed)),
         });
         if let Value::Object(map) = value { map } else { Map::new() }
     }

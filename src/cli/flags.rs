@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_daemon_is_there() {
         let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
-            redis-username redis-password-file shm-dir hostname advertise-ip bind control log-level help \
+            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow control log-level help \
             version"
             .split_whitespace()
             .collect();

@@ -46,14 +46,19 @@ fn as_text(status: &Value) -> String {
             _ => String::new(),
         };
         lines.push(format!(
-            "mirrors {} of {} at {}: {}, {} frames, {:.1} Hz, lost {}{latency}{}",
+            "mirrors {} of {} at {}: {}{}, {} frames, {:.1} Hz, lost {}{latency}{}",
             word(&mirror["shm"]),
             word(&mirror["hostname"]),
             word(&mirror["path"]),
             if mirror["connected"] == true { "connected" } else { "NOT CONNECTED" },
+            if mirror["wire"] == "python" { " over Python's wire" } else { "" },
             mirror["frames"],
             mirror["rate_hz"].as_f64().unwrap_or(0.0),
-            losses(&mirror["lost"]),
+            match (mirror["lost_known"].as_bool(), losses(&mirror["lost"])) {
+                (Some(false), known) if known == "0" => "unknown".to_owned(),
+                (Some(false), known) => format!("{known} and unknown"),
+                (_, known) => known,
+            },
             error_of(mirror),
         ));
     }

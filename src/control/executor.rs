@@ -5,7 +5,7 @@ use crate::bridge::mirror::Source;
 use crate::bridge::origins::Origins;
 use crate::bridge::publisher::{Back, Publisher as PublisherWorker, Started};
 use crate::bridge::sockets::PubSocket;
-use crate::bridge::stats::MirrorStats;
+use crate::bridge::stats::{MirrorStats, Wire};
 use crate::bridge::streams::{Bidirectional, Link, Owned};
 use crate::bridge::{backoff, worker};
 use crate::control::commands::{Command, Commands, Reply};
@@ -581,8 +581,12 @@ fn running(state: &State, key: &StreamKey) -> Option<MirrorInfo> {
 /// Opens the mirror's segment: the one that is there, if shape, type and keywords are the same, so that readers that
 /// have it mapped go on; else a new one in its place.
 fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> {
+    // Python's wire has no keywords: those of a mirror that was ours before stay as they are.
+    let any_keywords = target.source.wire() == Wire::Python;
     let fits = |spec: &SegmentSpec| {
-        spec.shape == target.shape && spec.dtype == target.dtype && spec.keywords == target.keywords
+        spec.shape == target.shape
+            && spec.dtype == target.dtype
+            && (any_keywords || spec.keywords == target.keywords)
     };
     match Segment::open(path, Access::ReadWrite) {
         Ok(segment) if fits(segment.spec()) => return Ok(segment),

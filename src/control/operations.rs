@@ -195,7 +195,7 @@ fn status(shared: &Shared) -> Value {
         .map(|key| {
             let mut entry = match state.mirrors.get(key) {
                 Some(Mirror::Running { info, target, .. }) => {
-                    let mut entry = info.stats.to_json();
+                    let mut entry = info.stats.to_json(target.source.wire());
                     entry.insert("path".into(), json!(info.path.display().to_string()));
                     entry.insert("transport".into(), json!(info.transport));
                     entry.insert("port".into(), json!(target.source.port));
@@ -239,7 +239,7 @@ fn written_by(links: &BTreeMap<String, LinkInfo>) -> Value {
     links
         .iter()
         .map(|(client, link)| {
-            let mut entry = link.stats.to_json();
+            let mut entry = link.stats.to_json(link.source.wire());
             entry.insert("client".into(), json!(client));
             Value::Object(entry)
         })
@@ -258,8 +258,8 @@ fn last_writer<'a>(links: &'a BTreeMap<String, LinkInfo>, started: &Started, me:
 /// The fields of a stream that does not run, so that every reader finds those it looks for.
 fn failed(why: &str) -> Map<String, Value> {
     let entry = json!({
-        "error": why, "port": null, "path": null, "connected": false, "frames": 0, "lost": {},
-        "rate_hz": 0.0, "age_us": null,
+        "error": why, "port": null, "path": null, "connected": false, "wire": null, "frames": 0, "lost": {},
+        "lost_known": null, "rate_hz": 0.0, "age_us": null,
     });
     if let Value::Object(map) = entry { map } else { Map::new() }
 }

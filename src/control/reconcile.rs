@@ -36,6 +36,11 @@ pub enum Action {
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 /// A mirror that hears nothing for so long asks again: the port in its record may be a dead one's.
 const SILENT_BEFORE_ASKING: Duration = Duration::from_secs(5);
+/// A mirror of a Python owner that has been connected for so long without a frame asks again: the owner sends one unasked,
+/// once, 150 ms after a request, which may have been before the connection.
+const FRAMELESS_BEFORE_ASKING: Duration = Duration::from_millis(500);
+/// But at most so often: the owner looks for requests every 2 s.
+const FRAMELESS_ASK_INTERVAL: Duration = Duration::from_secs(3);
 
 impl State {
     /// What is to be done now.
@@ -173,6 +178,14 @@ impl State {
                     actions.push(Action::StopMirror { key: key.clone() });
                 }
                 Some(Mirror::Running { info, started_at, .. }) => {
+                    let frameless_ns = info.stats.frameless_since_ns.load(Relaxed);
+                    if frameless_ns != 0
+                        && clock::monotonic_ns() - frameless_ns >= FRAMELESS_BEFORE_ASKING.as_nanos() as i64
+                        && asked_before(FRAMELESS_ASK_INTERVAL)
+                    {
+                        actions.push(Action::Ask { key: key.clone() });
+                        continue;
+                    }
                     let heard_ns = info.stats.last_heard_ns.load(Relaxed);
                     let silent = if heard_ns == 0 {
                         now.duration_since(*started_at)

@@ -271,6 +271,27 @@ fn a_mirror_that_hears_nothing_asks_again_and_goes_on() {
 }
 
 #[test]
+fn a_mirror_of_a_python_owner_that_missed_its_only_frame_asks_again() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.on_want(key(), false, facts(&[Record { extras: None, ..record("me", 5560, 0) }])).unwrap();
+    world.settle(&mut state, now);
+    let Some(Mirror::Running { info, .. }) = state.mirrors.get(&key()) else { panic!("no mirror") };
+    let stats = Arc::clone(&info.stats);
+    stats.last_heard_ns.store(clock::monotonic_ns() + 60_000_000_000, Relaxed);
+    world.settle(&mut state, now + Duration::from_secs(9));
+    assert_eq!(world.asked, 0, "connected, and frames have come");
+    stats.frameless_since_ns.store(clock::monotonic_ns() - 1_000_000_000, Relaxed);
+    world.settle(&mut state, now + Duration::from_secs(9));
+    world.settle(&mut state, now + Duration::from_secs(10));
+    assert_eq!(world.asked, 1, "not on every tick");
+    world.settle(&mut state, now + Duration::from_secs(13));
+    assert_eq!(world.asked, 2);
+    stats.frameless_since_ns.store(0, Relaxed);
+    world.settle(&mut state, now + Duration::from_secs(30));
+    assert_eq!(world.asked, 2);
+}
+
+#[test]
 fn nobody_is_asked_for_a_segment_that_is_not_registered() {
     let (mut state, now) = (state(), Instant::now());
     state.on_remembered(key(), false);

@@ -335,7 +335,10 @@ impl<'a> Machine<'a> {
 
     fn str_of(&self, id: Id) -> Option<&str> {
         match &self.values[id] {
-            Value::Text(range) => std::str::from_utf8(&self.message[range.clone()]).ok(),
+            // No word that matters is longer; a long text that is named again and again is not read each time.
+            Value::Text(range) if range.len() <= GLOBAL_BYTES_MAX => {
+                std::str::from_utf8(&self.message[range.clone()]).ok()
+            }
             _ => None,
         }
     }
@@ -429,8 +432,15 @@ impl<'a> Machine<'a> {
             // Two bytes a character at most: never more than the message, so never allocated for a lie.
             Value::Latin1(range) if range.len() <= expected.saturating_mul(2) => {
                 let text = std::str::from_utf8(&self.message[range.clone()]).unwrap_or_default();
-                let bytes: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
-                Cow::Owned(bytes.ok_or(Refused::PickleStructure)?)
+                let characters = text.chars().count();
+                if characters != expected {
+                    return Err(Refused::BadLength { expected: expected as u64, got: characters as u64 });
+                }
+                let mut bytes = Vec::with_capacity(expected); // exactly the frame
+                for character in text.chars() {
+                    bytes.push(u8::try_from(u32::from(character)).map_err(|_| Refused::PickleStructure)?);
+                }
+                Cow::Owned(bytes)
             }
             Value::Latin1(range) => {
                 return Err(Refused::BadLength { expected: expected as u64, got: range.len() as u64 });
