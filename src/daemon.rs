@@ -8,6 +8,7 @@ use crate::control::persist::{Memory, Remembered};
 use crate::control::redis_link::Health;
 use crate::control::registry::Registry;
 use crate::control::state::{Identity, State};
+use crate::control::workshop::Workshop;
 use crate::control::{roles, socket};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -86,8 +87,8 @@ impl Daemon {
         });
         let context = zmq::Context::new();
         let guard = start_guard(&context, &settings, &shared)?;
-        let executor =
-            Executor::new(settings, Arc::clone(&shared.state), shared.registry(), commands, memory, context);
+        let workshop = Workshop::new(settings, ip, commands, context);
+        let executor = Executor::new(Arc::clone(&shared.state), shared.registry(), memory, workshop);
         let command = thread("dao-command", Stop::new(), &shared, move |_, _| executor.run(&queue))?;
         // 4. The threads that feed it.
         let stop = Stop::new();

@@ -1,34 +1,26 @@
 //! `dao-command`: takes commands from the queue, changes the state, carries out what reconciling asks for.
 
-use crate::bridge::mirror::Mirror as MirrorWorker;
 use crate::bridge::mirror::Source;
-use crate::bridge::origins::Origins;
-use crate::bridge::publisher::{Back, Publisher as PublisherWorker, Started};
-use crate::bridge::sockets::PubSocket;
-use crate::bridge::stats::{MirrorStats, Wire};
-use crate::bridge::streams::{Bidirectional, Link, Owned};
-use crate::bridge::{backoff, worker};
-use crate::control::commands::{Command, Commands, Reply};
+use crate::bridge::streams::Link;
+use crate::control::commands::{Command, Reply};
 use crate::control::persist::Memory;
 use crate::control::reconcile::Action;
 use crate::control::registry::Registry;
 use crate::control::state::{
-    BackSocket, LinkInfo, MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target,
+    LinkInfo, Mirror, MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target,
 };
+use crate::control::workshop::Workshop;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log::Repeats;
 use crate::metrics;
-use crate::naming::{mirror_name, segment_path};
+use crate::os::scheduling;
 use crate::os::threads::Handle;
-use crate::os::{process, scheduling};
-use crate::settings::Settings;
-use crate::shm::{self, Access, OpenError, Segment, SegmentSpec, Writer};
+use crate::shm;
 use crate::wire::record::Request;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -43,55 +35,34 @@ pub fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 /// Everything that `dao-command` alone owns.
 pub struct Executor {
-    settings: Settings,
+    hostname: String,
     state: Arc<Mutex<State>>,
     registry: Registry,
-    commands: Commands,
     memory: Memory,
-    context: zmq::Context,
-    descriptor_limit: u64,
-    /// Ports are handed out in turn: a client of a segment that has just ended must not find another one at its port.
-    next_port: u16,
+    workshop: Workshop,
     publishers: BTreeMap<String, Handle>,
     /// Where each publisher hears who writes back.
     orders: BTreeMap<String, Sender<Vec<Link>>>,
-    /// Bound sockets of write-backs whose mirror has yet to start.
-    backs: BTreeMap<StreamKey, PubSocket>,
     mirrors: BTreeMap<StreamKey, Handle>,
-    mirrors_started: u64,
-    failures: Repeats,
-    /// Counts of a stream go on when its mirror is made anew.
-    mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
     waiting: BTreeMap<StreamKey, Vec<(u64, Reply<MirrorInfo>)>>,
+    failures: Repeats,
 }
 
 impl Executor {
     /// An executor with nothing running. `memory` has what an earlier run was asked for.
-    pub fn new(
-        settings: Settings,
-        state: Arc<Mutex<State>>,
-        registry: Registry,
-        commands: Commands,
-        memory: Memory,
-        context: zmq::Context,
-    ) -> Executor {
+    pub fn new(state: Arc<Mutex<State>>, registry: Registry, memory: Memory, workshop: Workshop) -> Executor {
+        let hostname = lock(&state).me.hostname.clone();
         Executor {
-            next_port: settings.base_pub_port,
-            settings,
+            hostname,
             state,
             registry,
-            commands,
             memory,
-            context,
-            descriptor_limit: process::raise_descriptor_limit(),
+            workshop,
             publishers: BTreeMap::new(),
             orders: BTreeMap::new(),
-            backs: BTreeMap::new(),
             mirrors: BTreeMap::new(),
-            mirrors_started: 0,
-            failures: Repeats::new(Duration::from_secs(60)),
-            mirror_stats: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            failures: Repeats::new(Duration::from_secs(60)),
         }
     }
 
@@ -192,7 +163,7 @@ impl Executor {
                 metrics::PEERS_REFUSED.add(1);
             }
             crate::warn!("the request of {client} ({ip}) for '{name}' is refused: {error}");
-            let _ = self.registry.delete_request(&self.settings.hostname, &name, &text);
+            let _ = self.registry.delete_request(&self.hostname, &name, &text);
         }
     }
 
@@ -230,7 +201,7 @@ impl Executor {
             }
             Action::WriteRecords { name, records } => self.write_records(name, records),
             Action::DeleteRequest { name, text } => {
-                let done = self.registry.delete_request(&self.settings.hostname, &name, &text).is_ok();
+                let done = self.registry.delete_request(&self.hostname, &name, &text).is_ok();
                 if done {
                     lock(&self.state).requests.remove(&name);
                 }
@@ -241,7 +212,18 @@ impl Executor {
                 self.set_links(name, links);
                 true
             }
-            Action::OpenBack { key, frame_bytes } => self.open_back(&key, frame_bytes),
+            Action::OpenBack { key, frame_bytes } => match self.workshop.open_back(&key, frame_bytes) {
+                Ok(back) => {
+                    lock(&self.state).on_back_opened(&key, back);
+                    true
+                }
+                Err(why) => {
+                    if self.failures.due(&why).is_some() {
+                        crate::error!("no write-back of '{}' of {}: {why}", key.1, key.0);
+                    }
+                    false
+                }
+            },
             Action::StartMirror { key, target } => self.start_mirror(key, target),
             Action::StopMirror { key } => {
                 if let Some(handle) = self.mirrors.remove(&key) {
@@ -261,29 +243,14 @@ impl Executor {
         }
     }
 
-    /// libzmq aborts the process when descriptors run out: a stream is refused before.
-    fn check_descriptors(&self) -> std::result::Result<(), String> {
-        let open = process::descriptors_open();
-        if open + limits::DESCRIPTORS_PER_STREAM + limits::DESCRIPTORS_SPARE > self.descriptor_limit {
-            return Err(format!(
-                "{open} of {} descriptors are in use; raise the limit (ulimit -n) to serve more streams",
-                self.descriptor_limit
-            ));
-        }
-        Ok(())
-    }
-
-    fn bind_ip(&self) -> Ipv4Addr {
-        self.settings.bind.unwrap_or_else(|| lock(&self.state).me.ip)
-    }
-
     fn start_publisher(&mut self, name: String, path: &Path, preferred_port: Option<u16>) -> bool {
-        let started = self.make_publisher(&name, path, preferred_port);
+        let started = self.workshop.publisher(&name, path, preferred_port);
         let mut state = lock(&self.state);
         match started {
-            Ok((handle, started)) => {
+            Ok((handle, started, orders)) => {
                 crate::info!("'{name}' is published on port {}", started.port);
                 self.publishers.insert(name.clone(), handle);
+                self.orders.insert(name.clone(), orders);
                 state.on_publisher_started(name, started);
                 drop(state);
                 self.remember();
@@ -302,32 +269,8 @@ impl Executor {
         }
     }
 
-    fn make_publisher(
-        &mut self,
-        name: &str,
-        path: &Path,
-        preferred_port: Option<u16>,
-    ) -> std::result::Result<(Handle, Started), String> {
-        self.check_descriptors()?;
-        let facts = shm::probe(path).map_err(|error| error.to_string())?;
-        let socket = self.bind(preferred_port, facts.spec.frame_bytes())?;
-        let origins = Arc::new(Origins::default());
-        let (publisher, started) = PublisherWorker::new(path, socket, Arc::clone(&origins), None)
-            .map_err(|error| error.to_string())?;
-        let (orders, receiver) = channel();
-        let owned = Owned::new(publisher, origins, self.context.clone(), path.to_owned(), receiver);
-        let commands = self.commands.clone();
-        let (ended_name, boot_id) = (name.to_owned(), started.boot_id);
-        let handle = worker::run(&format!("dao-pub-{name}"), backoff::PUBLISHER, owned, move |why| {
-            commands.insist(Command::PublisherEnded { name: ended_name, boot_id, why });
-        });
-        let handle = handle.map_err(|error| format!("no thread: {error}"))?;
-        self.orders.insert(name.to_owned(), orders);
-        Ok((handle, started))
-    }
-
     fn write_records(&mut self, name: String, records: Vec<crate::wire::record::Record>) -> bool {
-        let host = self.settings.hostname.clone();
+        let host = self.hostname.clone();
         if self.registry.write_records(&host, &name, &records).is_err() {
             lock(&self.state).on_records_unknown(name);
             return false;
@@ -393,39 +336,6 @@ impl Executor {
         state.on_links_set(name, told);
     }
 
-    /// Binds the socket on which a mirror's write-back will go out.
-    fn open_back(&mut self, key: &StreamKey, frame_bytes: usize) -> bool {
-        let bound = self.check_descriptors().and_then(|()| self.bind(None, frame_bytes));
-        match bound {
-            Ok(socket) => {
-                let back = BackSocket { port: socket.port(), boot_id: socket.boot_id() };
-                self.backs.insert(key.clone(), socket);
-                lock(&self.state).on_back_opened(key, back);
-                true
-            }
-            Err(why) => {
-                if self.failures.due(&why).is_some() {
-                    crate::error!("no write-back of '{}' of {}: {why}", key.1, key.0);
-                }
-                false
-            }
-        }
-    }
-
-    /// Binds the preferred port, or the next free one in turn.
-    fn bind(&mut self, preferred: Option<u16>, frame_bytes: usize) -> std::result::Result<PubSocket, String> {
-        let base = self.settings.base_pub_port;
-        let end = base.saturating_add(limits::PORTS_TRIED);
-        let start = self.next_port.clamp(base, end);
-        let ports = preferred.into_iter().chain(start..end).chain(base..start);
-        let guarded = !self.settings.allow.is_empty();
-        let socket = PubSocket::bind(&self.context, self.bind_ip(), ports, frame_bytes, guarded)?;
-        if preferred != Some(socket.port()) {
-            self.next_port = socket.port().checked_add(1).filter(|port| *port < end).unwrap_or(base);
-        }
-        Ok(socket)
-    }
-
     fn mirror_failed(&mut self, key: StreamKey, target: Target, why: Error, retry_after: Duration) {
         let retry_at = Instant::now() + retry_after;
         if lock(&self.state).on_mirror_failed(key.clone(), why.clone(), target, retry_at) {
@@ -449,10 +359,8 @@ impl Executor {
         if let Some(ended) = self.mirrors.remove(&key) {
             join(ended);
         }
-        self.mirrors_started += 1;
-        let number = self.mirrors_started;
-        match self.make_mirror(&key, target, number) {
-            Ok((handle, info)) => {
+        match self.workshop.mirror(&key, target) {
+            Ok((number, handle, info)) => {
                 crate::info!(
                     "mirror of '{}' of {} ({}:{}) at {}",
                     key.1,
@@ -482,55 +390,21 @@ impl Executor {
         }
     }
 
-    fn make_mirror(&mut self, key: &StreamKey, target: Target, number: u64) -> Result<(Handle, MirrorInfo)> {
-        let refused = |why: String| Error::new(Kind::Os, why);
-        self.check_descriptors().map_err(refused)?;
-        let path = segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1));
-        let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
-        let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
-        let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
-        let mut mirror = MirrorWorker::new(&self.context, target.source, writer, Arc::clone(&stats))
-            .map_err(|error| refused(format!("no connection to {}: {error}", target.source.ip)))?;
-        let commands = self.commands.clone();
-        let ended = key.clone();
-        let on_end = move |why| commands.insist(Command::MirrorEnded { key: ended, number, why });
-        let thread = format!("dao-mir-{}", key.1);
-        let (handle, back) = if target.bidirectional {
-            let no_socket = || refused("the socket of its write-back is gone".to_owned());
-            let socket = self.backs.remove(key).ok_or_else(no_socket)?;
-            let (origins, me) = (Arc::new(Origins::default()), socket.boot_id());
-            mirror.share(Arc::clone(&origins), me);
-            let (back, started) =
-                PublisherWorker::new(&path, socket, origins, Some(Back { me, open: false }))
-                    .map_err(|error| refused(error.to_string()))?;
-            let both = Bidirectional::new(mirror, back, &path).map_err(|ended| refused(ended.to_string()))?;
-            (worker::run(&thread, backoff::PUBLISHER, both, on_end), Some(started.stats))
-        } else {
-            (worker::run(&thread, backoff::MIRROR, mirror, on_end), None)
-        };
-        let handle = handle.map_err(|error| refused(format!("no thread: {error}")))?;
-        Ok((
-            handle,
-            MirrorInfo { path, shape: target.shape, dtype: target.dtype, transport: "zmq", stats, back },
-        ))
-    }
-
     /// Takes away what a mirror leaves: its file, its semaphores, our heartbeat at the owner.
     fn forget(&mut self, key: &StreamKey) {
-        let path = segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1));
+        let path = self.workshop.mirror_path(key);
         if let Err(error) = shm::remove(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             crate::warn!("{} cannot be removed: {error}", path.display());
         }
         // Without Redis the heartbeat runs out by itself, and the owner evicts us.
-        let _ = self.registry.release(&key.0, &key.1, &self.settings.hostname);
+        let _ = self.registry.release(&key.0, &key.1, &self.hostname);
         let gone = Error::new(Kind::Key, "The mirror was released while it was waited for.");
         for (_, reply) in self.waiting.remove(key).unwrap_or_default() {
             answer(&reply, Err(gone.clone()));
         }
-        self.mirror_stats.remove(key);
-        self.backs.remove(key);
+        self.workshop.forget(key);
         lock(&self.state).on_forgotten(key);
     }
 
@@ -570,31 +444,10 @@ fn answer<T>(reply: &Reply<T>, result: Result<T>) {
 
 fn running(state: &State, key: &StreamKey) -> Option<MirrorInfo> {
     match state.mirrors.get(key)? {
-        crate::control::state::Mirror::Running { info, target, .. } => {
+        Mirror::Running { info, target, .. } => {
             let wanted = state.wanted.get(key)?;
             (target.bidirectional || !wanted.bidirectional).then(|| info.clone())
         }
-        crate::control::state::Mirror::Failed { .. } => None,
+        Mirror::Failed { .. } => None,
     }
-}
-
-/// Opens the mirror's segment: the one that is there, if shape, type and keywords are the same, so that readers that
-/// have it mapped go on; else a new one in its place.
-fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> {
-    // Python's wire has no keywords: those of a mirror that was ours before stay as they are.
-    let any_keywords = target.source.wire() == Wire::Python;
-    let fits = |spec: &SegmentSpec| {
-        spec.shape == target.shape
-            && spec.dtype == target.dtype
-            && (any_keywords || spec.keywords == target.keywords)
-    };
-    match Segment::open(path, Access::ReadWrite) {
-        Ok(segment) if fits(segment.spec()) => return Ok(segment),
-        Ok(_) | Err(OpenError::NotThere) => {}
-        Err(error) => crate::info!("{} is made anew: {error}", path.display()),
-    }
-    let layout = shm::newest_layout(shm_dir);
-    let spec =
-        SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: 1, keywords: target.keywords };
-    shm::create(path, &spec, &[]).map_err(|error| Error::new(Kind::Os, error.to_string()))
 }

@@ -9,6 +9,7 @@
 pub mod client;
 pub mod commands;
 pub mod discovery;
+pub mod entries;
 pub mod executor;
 pub mod loops;
 pub mod operations;
@@ -19,3 +20,4 @@ pub mod registry;
 pub mod roles;
 pub mod socket;
 pub mod state;
+pub mod workshop;

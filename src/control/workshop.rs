@@ -1,0 +1,186 @@
+//! Where streams are made: ports, sockets, segments of mirrors, and the threads that run them.
+
+use crate::bridge::mirror::Mirror;
+use crate::bridge::origins::Origins;
+use crate::bridge::publisher::{Back, Publisher, Started};
+use crate::bridge::sockets::PubSocket;
+use crate::bridge::stats::{MirrorStats, Wire};
+use crate::bridge::streams::{Bidirectional, Link, Owned};
+use crate::bridge::{backoff, worker};
+use crate::control::commands::{Command, Commands};
+use crate::control::state::{BackSocket, MirrorInfo, StreamKey, Target};
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::naming::{mirror_name, segment_path};
+use crate::os::process;
+use crate::os::threads::Handle;
+use crate::settings::Settings;
+use crate::shm::{self, Access, OpenError, Segment, SegmentSpec, Writer};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+/// Makes publishers and mirrors. Used by `dao-command` alone.
+pub struct Workshop {
+    settings: Settings,
+    bind_ip: Ipv4Addr,
+    commands: Commands,
+    context: zmq::Context,
+    descriptor_limit: u64,
+    /// Ports are handed out in turn: a client of a segment that has just ended must not find another one at its port.
+    next_port: u16,
+    mirrors_started: u64,
+    /// Bound sockets of write-backs whose mirror has yet to start.
+    backs: BTreeMap<StreamKey, PubSocket>,
+    /// Counts of a stream go on when its mirror is made anew.
+    mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
+}
+
+impl Workshop {
+    /// Streams will bind `ip` unless the settings say otherwise; how they end is told to `commands`.
+    pub fn new(settings: Settings, ip: Ipv4Addr, commands: Commands, context: zmq::Context) -> Workshop {
+        Workshop {
+            bind_ip: settings.bind.unwrap_or(ip),
+            next_port: settings.base_pub_port,
+            settings,
+            commands,
+            context,
+            descriptor_limit: process::raise_descriptor_limit(),
+            mirrors_started: 0,
+            backs: BTreeMap::new(),
+            mirror_stats: BTreeMap::new(),
+        }
+    }
+
+    /// Where a mirror's file is.
+    pub fn mirror_path(&self, key: &StreamKey) -> PathBuf {
+        segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1))
+    }
+
+    /// libzmq aborts the process when descriptors run out: a stream is refused before.
+    fn check_descriptors(&self) -> std::result::Result<(), String> {
+        let open = process::descriptors_open();
+        if open + limits::DESCRIPTORS_PER_STREAM + limits::DESCRIPTORS_SPARE > self.descriptor_limit {
+            return Err(format!(
+                "{open} of {} descriptors are in use; raise the limit (ulimit -n) to serve more streams",
+                self.descriptor_limit
+            ));
+        }
+        Ok(())
+    }
+
+    /// Binds the preferred port, or the next free one in turn.
+    fn bind(&mut self, preferred: Option<u16>, frame_bytes: usize) -> std::result::Result<PubSocket, String> {
+        let base = self.settings.base_pub_port;
+        let end = base.saturating_add(limits::PORTS_TRIED);
+        let start = self.next_port.clamp(base, end);
+        let ports = preferred.into_iter().chain(start..end).chain(base..start);
+        let guarded = !self.settings.allow.is_empty();
+        let socket = PubSocket::bind(&self.context, self.bind_ip, ports, frame_bytes, guarded)?;
+        if preferred != Some(socket.port()) {
+            self.next_port = socket.port().checked_add(1).filter(|port| *port < end).unwrap_or(base);
+        }
+        Ok(socket)
+    }
+
+    /// Starts a publisher of the segment at `path`, on the port that it had before if that is free. The sender tells it
+    /// who writes back.
+    pub fn publisher(
+        &mut self,
+        name: &str,
+        path: &Path,
+        preferred_port: Option<u16>,
+    ) -> std::result::Result<(Handle, Started, Sender<Vec<Link>>), String> {
+        self.check_descriptors()?;
+        let facts = shm::probe(path).map_err(|error| error.to_string())?;
+        let socket = self.bind(preferred_port, facts.spec.frame_bytes())?;
+        let origins = Arc::new(Origins::default());
+        let (publisher, started) =
+            Publisher::new(path, socket, Arc::clone(&origins), None).map_err(|error| error.to_string())?;
+        let (orders, receiver) = channel();
+        let owned = Owned::new(publisher, origins, self.context.clone(), path.to_owned(), receiver);
+        let commands = self.commands.clone();
+        let (ended_name, boot_id) = (name.to_owned(), started.boot_id);
+        let handle = worker::run(&format!("dao-pub-{name}"), backoff::PUBLISHER, owned, move |why| {
+            commands.insist(Command::PublisherEnded { name: ended_name, boot_id, why });
+        });
+        let handle = handle.map_err(|error| format!("no thread: {error}"))?;
+        Ok((handle, started, orders))
+    }
+
+    /// Binds the socket on which a mirror's write-back will go out: its port stands in the request.
+    pub fn open_back(
+        &mut self,
+        key: &StreamKey,
+        frame_bytes: usize,
+    ) -> std::result::Result<BackSocket, String> {
+        self.check_descriptors()?;
+        let socket = self.bind(None, frame_bytes)?;
+        let back = BackSocket { port: socket.port(), boot_id: socket.boot_id() };
+        self.backs.insert(key.clone(), socket);
+        Ok(back)
+    }
+
+    /// Starts a mirror, with its write-back where the target is bidirectional. The number tells this one from others of
+    /// the same stream.
+    pub fn mirror(&mut self, key: &StreamKey, target: Target) -> Result<(u64, Handle, MirrorInfo)> {
+        self.mirrors_started += 1;
+        let number = self.mirrors_started;
+        let refused = |why: String| Error::new(Kind::Os, why);
+        self.check_descriptors().map_err(refused)?;
+        let path = self.mirror_path(key);
+        let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
+        let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
+        let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
+        let mut mirror = Mirror::new(&self.context, target.source, writer, Arc::clone(&stats))
+            .map_err(|error| refused(format!("no connection to {}: {error}", target.source.ip)))?;
+        let commands = self.commands.clone();
+        let ended = key.clone();
+        let on_end = move |why| commands.insist(Command::MirrorEnded { key: ended, number, why });
+        let thread = format!("dao-mir-{}", key.1);
+        let (handle, back) = if target.bidirectional {
+            let no_socket = || refused("the socket of its write-back is gone".to_owned());
+            let socket = self.backs.remove(key).ok_or_else(no_socket)?;
+            let (origins, me) = (Arc::new(Origins::default()), socket.boot_id());
+            mirror.share(Arc::clone(&origins), me);
+            let (back, started) = Publisher::new(&path, socket, origins, Some(Back { me, open: false }))
+                .map_err(|error| refused(error.to_string()))?;
+            let both = Bidirectional::new(mirror, back, &path).map_err(|ended| refused(ended.to_string()))?;
+            (worker::run(&thread, backoff::PUBLISHER, both, on_end), Some(started.stats))
+        } else {
+            (worker::run(&thread, backoff::MIRROR, mirror, on_end), None)
+        };
+        let handle = handle.map_err(|error| refused(format!("no thread: {error}")))?;
+        let (shape, dtype) = (target.shape, target.dtype);
+        Ok((number, handle, MirrorInfo { path, shape, dtype, transport: "zmq", stats, back }))
+    }
+
+    /// Nobody wants this stream any more.
+    pub fn forget(&mut self, key: &StreamKey) {
+        self.mirror_stats.remove(key);
+        self.backs.remove(key);
+    }
+}
+
+/// Opens the mirror's segment: the one that is there, if shape, type and keywords are the same, so that readers that
+/// have it mapped go on; else a new one in its place.
+fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> {
+    // Python's wire has no keywords: those of a mirror that was ours before stay as they are.
+    let any_keywords = target.source.wire() == Wire::Python;
+    let fits = |spec: &SegmentSpec| {
+        spec.shape == target.shape
+            && spec.dtype == target.dtype
+            && (any_keywords || spec.keywords == target.keywords)
+    };
+    match Segment::open(path, Access::ReadWrite) {
+        Ok(segment) if fits(segment.spec()) => return Ok(segment),
+        Ok(_) | Err(OpenError::NotThere) => {}
+        Err(error) => crate::info!("{} is made anew: {error}", path.display()),
+    }
+    let layout = shm::newest_layout(shm_dir);
+    let spec =
+        SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: 1, keywords: target.keywords };
+    shm::create(path, &spec, &[]).map_err(|error| Error::new(Kind::Os, error.to_string()))
+}
