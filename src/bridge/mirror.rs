@@ -94,6 +94,7 @@ impl Mirror {
         stats: Arc<MirrorStats>,
     ) -> zmq::Result<Mirror> {
         let frame_bytes = writer.segment().spec().frame_bytes();
+        stats.frameless_since_ns.store(0, Relaxed); // of another connection
         Ok(Mirror {
             socket: SubSocket::connect(context, source.ip, source.port, source.topic(), frame_bytes)?,
             source,

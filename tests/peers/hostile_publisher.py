@@ -1,8 +1,8 @@
 """A publisher on the Python wire that wishes its subscribers ill.
 
 Binds a port, waits until somebody subscribes, and then sends, in turn, a good frame of --segment, one evil message of
-each kind, and a good frame again. Prints a line of JSON for each kind: its name, and the cause by which it is to be refused.
-Stays until SIGTERM, and sends a further good frame ten times a second.
+each kind, and a good frame again. Prints a line of JSON for each kind: its name, and the cause by which it is to be
+refused. Then sends one that is too large to be taken, and good frames ten times a second until SIGTERM.
 """
 
 import argparse

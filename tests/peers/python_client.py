@@ -1,10 +1,11 @@
 """Stands in for Python clients: finds an owner through the registry, subscribes, and checks every frame.
 
-Written from the contract. It reads `connections`; only if that is empty it writes a request and looks again every half
-second. It uses the first record alone, and of it the port; the address is that of the owner's machine. It rewrites its
-heartbeats every 10 s. Prints lines of JSON: `connected`, `first` (with the time since the subscription), `bad` (the first
-few), `progress` ten times a second while something changes, and `end`. `frames` counts all, `bad` those that are not what
-was written, `missing` the numbers that never came, `repeated` those that came again, `restarts` those that went back.
+Written from the contract. It reads `connections`; only if that is empty it writes a request and looks again every
+half second. It uses the first record alone, and of it the port; the address is that of the owner's machine. It
+rewrites its heartbeats every 10 s. Prints lines of JSON: `connected`, `first` (with the time since the subscription),
+`bad` (the first few), `progress` ten times a second while something changes, and `end`. `frames` counts all, `bad`
+those that are not what was written, `missing` the numbers that never came, `repeated` those that came again,
+`restarts` those that went back.
 """
 
 import argparse
@@ -122,7 +123,7 @@ class Client:
             ip = self.redis.get(f"dao:machines:{owner}:ip")
             if ip is None:
                 raise KeyError(f"no machine {owner}")
-            stream.connect(self.context, ip, record["port"])
+            stream.connect(self.context, str(ip), record["port"])
             say(event="connected", segment=name, port=record["port"], record_of=record["client_hostname"])
         elif self.options.ask:
             request = {
@@ -142,7 +143,8 @@ class Client:
         signal.signal(signal.SIGTERM, on_stop)
         poller = zmq.Poller()
         end = time.monotonic() + self.options.seconds
-        next_word, said = 0.0, {}
+        next_word = 0.0
+        said: dict[str, dict[str, object]] = {}
         while not self.stop and time.monotonic() < end:
             clock = time.monotonic()
             if clock >= self.next_beat:

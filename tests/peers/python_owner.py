@@ -109,7 +109,7 @@ class Owner:
             kept = []
             for record in self.records(name):
                 beat = self.redis.get(f"dao:heartbeats:{self.host}:{name}:{record['client_hostname']}")
-                if beat is not None and age_s(beat) <= CLIENT_SILENT_S:
+                if beat is not None and age_s(str(beat)) <= CLIENT_SILENT_S:
                     kept.append(record)
                 else:
                     say(event="evicted", segment=name, client=record["client_hostname"])

@@ -43,9 +43,13 @@ kill_daemon alpha TERM
 # Python to ours.
 python_owner pyowner "${arguments[@]}" --port "$((BASE_PORT + 100))" --poll 0.2 --first 41
 start_daemon beta
+# All at once: each waits for its own answer.
+asking=()
 for segment in "${segments[@]}"; do
-    get beta pyowner "${segment%%:*}" >"$WORK/get.log" 2>&1 || fail "get ${segment%%:*}: $(cat "$WORK/get.log")"
+    get beta pyowner "${segment%%:*}" >>"$WORK/get.log" 2>&1 &
+    asking+=("$!")
 done
+for pid in "${asking[@]}"; do wait "$pid" || fail "get: $(cat "$WORK/get.log")"; done
 check "every mirror has the current frame, bit for bit" eventually 30 holds beta remote_pyowner_ 41 "${segments[@]}"
 kill -USR1 "${PEER[pyowner]}"
 check "... and the next" eventually 30 holds beta remote_pyowner_ 42 "${segments[@]}"
