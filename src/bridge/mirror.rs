@@ -147,6 +147,9 @@ impl Mirror {
 
     /// Writes the owner's frame over what stands in the mirror, if that is another: a local frame that got lost.
     pub fn converge(&mut self, checker: &mut Reader, scratch: &mut Vec<u8>) -> Result<(), Ended> {
+        if self.source.boot_id.is_none() {
+            return Ok(()); // a Python owner need not send our own frames back
+        }
         scratch.resize(self.writer.segment().spec().frame_bytes(), 0);
         let Outcome::Frame { meta, .. } = checker.read_newest(scratch) else { return Ok(()) };
         if self.last_pixels.len() == scratch.len() && self.last_pixels != *scratch {
@@ -276,6 +279,14 @@ impl Mirror {
             return Ok(Ok(()));
         }
         let pixels = array.pixels();
+        // What we wrote back comes again from a Python owner, who does not say whose it is. What stands in the mirror
+        // already is taken for that.
+        let writes_back = self.shared.is_some() && self.link_origin.is_none();
+        if writes_back && self.writer.holds(&pixels) {
+            self.stats.echoes.fetch_add(1, Relaxed);
+            self.stats.frameless_since_ns.store(0, Relaxed);
+            return Ok(Ok(()));
+        }
         if *pixels == *self.last_pixels {
             self.stats.repeated.fetch_add(1, Relaxed);
         } else {

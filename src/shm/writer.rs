@@ -87,6 +87,15 @@ impl Writer {
         })
     }
 
+    /// Are these the pixels of the newest frame?
+    pub fn holds(&self, pixels: &[u8]) -> bool {
+        let spec = self.segment.spec();
+        let last = self.segment.last_written();
+        last < spec.depth
+            && pixels.len() == spec.frame_bytes()
+            && self.segment.mapping.matches(spec.data_offset(last), pixels, usize::MAX)
+    }
+
     fn check(&self) -> Result<(), WriteError> {
         if self.segment.lost() {
             Err(WriteError::Lost)
