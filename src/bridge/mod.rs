@@ -4,6 +4,7 @@
 //! On a frame's way there is no lock, no allocation of ours, no log line, and one copy of ours on each side.
 
 pub mod backoff;
+pub mod bench;
 pub mod guard;
 pub mod mirror;
 pub mod origins;

@@ -54,8 +54,8 @@ const FILES: &[Name] = &[
     ShmWatch, ShmRm,
 ];
 const ALL: &[Name] = &[
-    Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup, ShmList, ShmInfo, ShmCreate, ShmWrite,
-    ShmRead, ShmWatch, ShmRm,
+    Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup, Bench, ShmList, ShmInfo, ShmCreate,
+    ShmWrite, ShmRead, ShmWatch, ShmRm,
 ];
 
 const fn row(
@@ -188,7 +188,7 @@ pub static FLAGS: &[Flag] = &[
         "longest wait for that frame, seconds",
         |t, v| some(&mut t.timeout, typed::wait(v))),
 
-    row("json", None, Default::None, &[Discover, List, Get, Status, ShmList, ShmInfo],
+    row("json", None, Default::None, &[Discover, List, Get, Status, Bench, ShmList, ShmInfo],
         "print JSON",
         |t, _| on(&mut t.json)),
     row("help", None, Default::None, ALL,

@@ -1,6 +1,7 @@
 //! The command line: the flag table, parsing, help, one file a command. `typed` is what was typed,
 //! [`crate::settings`] what it means.
 
+pub mod bench;
 pub mod cleanup;
 pub mod commands;
 pub mod daemon;
@@ -55,6 +56,7 @@ fn run(typed: &Typed, command: &Command) -> Result<()> {
     // Segments of this machine and scans need no name of this machine, so a bad one does not stop them.
     match command {
         Command::Shm(asked) => return shm::run(asked, &typed.shm_dir),
+        Command::Bench { json } => return bench::run(*json),
         Command::Discover(asked) => {
             return discover::run(asked, typed.redis_username.clone(), typed.password(password())?);
         }
@@ -71,6 +73,6 @@ fn run(typed: &Typed, command: &Command) -> Result<()> {
         Command::Status { json } => status::run(&settings, *json),
         Command::Deregister { host } => deregister::run(&settings, host),
         Command::Cleanup { ttl } => cleanup::run(&settings, *ttl),
-        Command::Shm(_) | Command::Discover(_) => Ok(()), // done above
+        Command::Shm(_) | Command::Bench { .. } | Command::Discover(_) => Ok(()), // done above
     }
 }
