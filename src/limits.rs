@@ -72,9 +72,9 @@ pub const DISCOVERY_BYTES_MAX: usize = 4 << 20;
 pub const SHM_SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// The owner looks for requests, the client for records, when nobody wakes them.
 pub const REQUEST_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// A client that waits for a record looks at least this often: a Python owner wakes nobody, and sends an idle segment's
-/// frame once, 150 ms after it has written the record.
-pub const RECORD_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// A client that waits for a record looks at every turn of its thread, 100 ms, that comes after this time: a Python owner
+/// wakes nobody, and sends an idle segment's frame once, 150 ms after it has written the record.
+pub const RECORD_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// `get` waits for a connection record.
 pub const RECORD_TIMEOUT: Duration = Duration::from_secs(30);
 /// `get` waits for the first frame after the record.

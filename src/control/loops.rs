@@ -194,7 +194,7 @@ fn synchronize(
 /// `dao-conn-monitor`: requests to us and records for us, when woken or every two seconds; our heartbeats as a client.
 pub fn conn_monitor(shared: &Shared, stop: &Stop) {
     let mut registry = shared.registry();
-    let mut rounds = Rounds { next_poll: Instant::now(), next_heartbeat: Instant::now() };
+    let mut rounds = Rounds { last_poll: None, next_heartbeat: Instant::now() };
     while !stop.is_set() {
         // A hint is only a hint: without the channel everything still works, at the pace of polling.
         let listened = listen(shared, stop, |hint| rounds.go(shared, &mut registry, hint));
@@ -244,7 +244,7 @@ fn listen(
 }
 
 struct Rounds {
-    next_poll: Instant,
+    last_poll: Option<Instant>,
     next_heartbeat: Instant,
 }
 
@@ -260,11 +260,11 @@ impl Rounds {
                 self.next_heartbeat = now + limits::CLIENT_HEARTBEAT_INTERVAL;
             }
         }
-        if hint.is_some() || now >= self.next_poll {
-            let unresolved = lock(&shared.state).unresolved();
-            let interval =
-                if unresolved { limits::RECORD_POLL_INTERVAL } else { limits::REQUEST_POLL_INTERVAL };
-            self.next_poll = now + interval;
+        // Asked anew at every turn: somebody may have begun to wait since the last poll.
+        let unresolved = lock(&shared.state).unresolved();
+        let interval = if unresolved { limits::RECORD_POLL_INTERVAL } else { limits::REQUEST_POLL_INTERVAL };
+        if hint.is_some() || self.last_poll.is_none_or(|last| now.duration_since(last) >= interval) {
+            self.last_poll = Some(now);
             // Redis away: the link has said so, the next round asks again.
             let _ = poll(shared, registry);
         }
