@@ -232,6 +232,16 @@ impl Executor {
                 lock(&self.state).on_mirror_stopped(&key);
                 true
             }
+            Action::RefuseWrite { key, why } => {
+                crate::error!("no write-back of '{}' of {}: {why}", key.1, key.0);
+                lock(&self.state).on_write_refused(&key);
+                self.workshop.forget_back(&key);
+                self.remember();
+                for (_, reply) in self.waiting.remove(&key).unwrap_or_default() {
+                    answer(&reply, Err(why.clone()));
+                }
+                true
+            }
             Action::RefuseMirror { key, target, why } => {
                 self.mirror_failed(key, target, why, RETRY_AFTER);
                 true
@@ -344,11 +354,7 @@ impl Executor {
         let waiting = self.waiting.remove(&key).unwrap_or_default();
         if !waiting.is_empty() {
             // They are told, and may ask again: nothing stays behind of a mirror that never ran.
-            let mut state = lock(&self.state);
-            state.on_abandon(&key);
-            if why.kind == Kind::Permission {
-                state.on_write_refused(&key);
-            }
+            lock(&self.state).on_abandon(&key);
         }
         for (_, reply) in waiting {
             answer(&reply, Err(why.clone()));

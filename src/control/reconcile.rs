@@ -28,6 +28,7 @@ pub enum Action {
     OpenBack { key: StreamKey, frame_bytes: usize },
     StartMirror { key: StreamKey, target: Target },
     StopMirror { key: StreamKey },
+    RefuseWrite { key: StreamKey, why: Error },
     RefuseMirror { key: StreamKey, target: Target, why: Error },
     Forget { key: StreamKey },
 }
@@ -145,17 +146,11 @@ impl State {
             }
             let (Some(record), Some(ip)) = (mine.or(of_python), facts.ip) else { continue };
             if wanted.bidirectional && record.extras.is_some_and(|extras| extras.read_only) {
-                if let Some(target) = Target::of(record, ip, facts.spec) {
-                    let (host, name) = key;
-                    let why = format!(
-                        "'{host}' is read-only: SHM '{name}' cannot be written from another machine."
-                    );
-                    actions.push(Action::RefuseMirror {
-                        key: key.clone(),
-                        target,
-                        why: Error::new(Kind::Permission, why),
-                    });
-                }
+                let (host, name) = key;
+                let why =
+                    format!("'{host}' is read-only: SHM '{name}' cannot be written from another machine.");
+                actions
+                    .push(Action::RefuseWrite { key: key.clone(), why: Error::new(Kind::Permission, why) });
                 continue;
             }
             let Some(target) = Target::of(record, ip, facts.spec) else { continue };

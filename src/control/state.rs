@@ -289,11 +289,15 @@ impl State {
         }
     }
 
-    /// The owner does not let us write. A one-way mirror that was there before stays.
+    /// The owner does not let us write. A mirror that was there before stays, or comes back, as a one-way one.
     pub fn on_write_refused(&mut self, key: &StreamKey) {
-        if let Some(wanted) = self.wanted.get_mut(key).filter(|wanted| wanted.established) {
-            wanted.bidirectional = false;
-            wanted.back = None;
+        match self.wanted.get_mut(key) {
+            Some(wanted) if wanted.established => {
+                wanted.bidirectional = false;
+                wanted.back = None;
+                wanted.asked_at = None; // the request on record still says otherwise
+            }
+            _ => self.forget(key),
         }
     }
 

@@ -157,10 +157,15 @@ impl Workshop {
         Ok((number, handle, MirrorInfo { path, shape, dtype, transport: "zmq", stats, back }))
     }
 
+    /// The write-back of this stream will not be.
+    pub fn forget_back(&mut self, key: &StreamKey) {
+        self.backs.remove(key);
+    }
+
     /// Nobody wants this stream any more.
     pub fn forget(&mut self, key: &StreamKey) {
         self.mirror_stats.remove(key);
-        self.backs.remove(key);
+        self.forget_back(key);
     }
 }
 

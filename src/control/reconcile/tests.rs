@@ -131,6 +131,7 @@ impl World {
             Action::RefuseMirror { key, target, why } => {
                 state.on_mirror_failed(key, why, target, now + Duration::from_secs(2));
             }
+            Action::RefuseWrite { key, .. } => state.on_write_refused(&key),
             Action::Forget { key } => state.on_forgotten(&key),
             Action::WriteRecords { .. } | Action::DeleteRequest { .. } | Action::Ask { .. } => {} // Redis is away
         }
@@ -346,8 +347,24 @@ fn an_owner_that_is_read_only_refuses_by_name_and_a_one_way_mirror_stays() {
     (extras.client_boot_id, extras.read_only) = (Some(back.boot_id), true);
     state.on_remote(key(), facts(&[refused]));
     let actions = state.reconcile(now);
-    let [Action::RefuseMirror { why, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let [Action::RefuseWrite { why, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     assert!(why.kind == Kind::Permission && why.message.contains("'owner'"), "{why}");
+    world.settle(&mut state, now);
+    assert!(state.wanted.is_empty(), "what never ran leaves nothing behind");
+    // One that was there before goes on as it was.
+    state.on_want(key(), false, facts(&[record("me", 5560, 7)])).unwrap();
+    world.settle(&mut state, now);
+    state.on_want(key(), true, facts(&[record("me", 5560, 7)])).unwrap();
+    world.settle(&mut state, now);
+    let back = state.wanted[&key()].back.unwrap();
+    let mut refused = record("me", 5560, 7);
+    refused.client_pub_port = Some(back.port);
+    let extras = refused.extras.as_mut().unwrap();
+    (extras.client_boot_id, extras.read_only) = (Some(back.boot_id), true);
+    state.on_remote(key(), facts(&[refused]));
+    world.settle(&mut state, now);
+    assert!(matches!(&state.mirrors[&key()], Mirror::Running { target, .. } if !target.bidirectional));
+    assert!(!state.wanted[&key()].bidirectional && !state.unresolved());
 }
 
 #[test]
