@@ -38,6 +38,17 @@ fn as_text(status: &Value) -> String {
             losses(&publisher["lost"]),
             error_of(publisher),
         ));
+        for link in entries(&publisher["written_by"]) {
+            lines.push(format!(
+                "    written by {}: {}, {} frames, last written {}, refused {}{}",
+                word(&link["client"]),
+                if link["connected"] == true { "connected" } else { "NOT CONNECTED" },
+                link["frames"],
+                age(&link["age_us"]),
+                losses(&link["refused"]),
+                if link["client"] == publisher["last_writer"] { "; it wrote last" } else { "" },
+            ));
+        }
     }
     for mirror in entries(&status["mirrors"]) {
         let latency = &mirror["latency_us"];
@@ -61,6 +72,15 @@ fn as_text(status: &Value) -> String {
             },
             error_of(mirror),
         ));
+        if mirror["bidirectional"] == true {
+            let back = &mirror["written_back"];
+            lines.push(format!(
+                "    writes back: {} frames, {} not sent (the mirror was not up to date), lost {}",
+                back["frames"],
+                back["stale"],
+                losses(&back["lost"]),
+            ));
+        }
     }
     for (file, why) in status["refused_files"].as_object().into_iter().flatten() {
         lines.push(format!("not served: {file}: {}", word(why)));
@@ -70,6 +90,10 @@ fn as_text(status: &Value) -> String {
 
 fn entries(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+fn age(age_us: &Value) -> String {
+    age_us.as_f64().map_or("never".to_owned(), |us| format!("{:.3} s ago", us / 1e6))
 }
 
 fn word(value: &Value) -> String {
