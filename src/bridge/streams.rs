@@ -16,8 +16,9 @@ use std::time::Duration;
 
 /// After so long without a frame both sides are brought together: longer than a frame takes there and back.
 const QUIET_NS: i64 = 400_000_000;
-/// Both directions are looked at so often at least.
+/// Both directions are looked at so often at least, while frames come and when none has come for a while.
 const PARK_MAX: Duration = Duration::from_micros(100);
+const PARK_MAX_QUIET: Duration = Duration::from_micros(400);
 
 /// Runs something once when frames have ceased for a while.
 struct Quiet {
@@ -28,6 +29,11 @@ struct Quiet {
 impl Quiet {
     fn new() -> Quiet {
         Quiet { since_ns: clock::monotonic_ns(), done: false }
+    }
+
+    /// How long may both directions be left alone?
+    fn park_max(&self) -> Duration {
+        if self.done { PARK_MAX_QUIET } else { PARK_MAX }
     }
 
     /// `true` once, when nothing has happened for long enough.
@@ -84,7 +90,7 @@ impl Worker for Bidirectional {
     }
 
     fn park(&mut self, time: Duration) {
-        clock::sleep(time.min(PARK_MAX));
+        clock::sleep(time.min(self.quiet.park_max()));
     }
 }
 
@@ -180,6 +186,10 @@ impl Worker for Owned {
     }
 
     fn park(&mut self, time: Duration) {
-        if self.links.is_empty() { self.publisher.park(time) } else { clock::sleep(time.min(PARK_MAX)) }
+        if self.links.is_empty() {
+            self.publisher.park(time)
+        } else {
+            clock::sleep(time.min(self.quiet.park_max()))
+        }
     }
 }
