@@ -262,6 +262,23 @@ fn nothing_goes_back_before_the_mirror_was_refreshed_from_its_owner() {
 }
 
 #[test]
+fn what_stood_in_a_mirror_before_it_became_bidirectional_is_no_write() {
+    let cluster = Cluster::new(0);
+    let path = cluster.place.path("before");
+    shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
+    let mut program = Program::new(&path);
+    program.write(5);
+    let (socket, origins) = (bind(&cluster.context), Arc::new(Origins::default()));
+    let back = Back { me: socket.boot_id(), open: false };
+    let (mut publisher, started) = Publisher::new(&path, socket, origins, Some(back)).unwrap();
+    publisher.do_work().unwrap();
+    assert_eq!(started.stats.stale.load(Relaxed), 0);
+    program.write(6);
+    publisher.do_work().unwrap();
+    assert_eq!(started.stats.stale.load(Relaxed), 1, "nobody takes it yet");
+}
+
+#[test]
 fn a_write_of_another_shape_is_refused_and_counted() {
     let mut cluster = Cluster::new(0);
     cluster.program.write(1);
