@@ -71,6 +71,8 @@ pub struct Mirror {
     shared: Option<(Arc<Origins>, u64)>,
     /// On the owner's side, whose frames these are.
     link_origin: Option<u64>,
+    /// On the owner's side, what stands in the segment, whoever wrote it.
+    current: Option<(Reader, Vec<u8>)>,
     /// A frame has come since the link was made: the mirror is as the owner is.
     refreshed: bool,
     rate: RateMeter,
@@ -106,6 +108,7 @@ impl Mirror {
             last_pixels: Vec::new(),
             shared: None,
             link_origin: None,
+            current: None,
             refreshed: false,
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
@@ -124,10 +127,12 @@ impl Mirror {
     }
 
     /// The owner's side of a write-back: frames of a client go into the segment itself, and are recorded as those of
-    /// `origin`. None of them is our own.
-    pub fn take_back(&mut self, origins: Arc<Origins>, origin: u64) {
+    /// `origin`. None of them is our own. `reader` reads that segment.
+    pub fn take_back(&mut self, origins: Arc<Origins>, origin: u64, reader: Reader) {
+        let frame_bytes = self.writer.segment().spec().frame_bytes();
         self.shared = Some((origins, NOBODY));
         self.link_origin = Some(origin);
+        self.current = Some((reader, vec![0; frame_bytes]));
     }
 
     /// Is the mirror as its owner is, as far as can be known? Of a Python owner only that there is a connection.
@@ -146,6 +151,10 @@ impl Mirror {
 
     /// Writes the owner's frame over what stands in the mirror, if that is another: a local frame that got lost.
     pub fn converge(&mut self, checker: &mut Reader, scratch: &mut Vec<u8>) -> Result<(), Ended> {
+        // A Python owner does not say what it took: it may have our frame, and not have sent it to us.
+        if self.source.wire() == Wire::Python {
+            return Ok(());
+        }
         scratch.resize(self.writer.segment().spec().frame_bytes(), 0);
         let Outcome::Frame { meta, .. } = checker.read_newest(scratch) else { return Ok(()) };
         if self.last_pixels.len() == scratch.len() && self.last_pixels != *scratch {
@@ -275,6 +284,15 @@ impl Mirror {
             return Ok(Ok(()));
         }
         let pixels = array.pixels();
+        // A Python client cannot tell its owner's frames from its own, and may send back what it was sent: without this
+        // such a frame would go round for ever.
+        if let Some((reader, current)) = &mut self.current
+            && matches!(reader.read_newest(current), Outcome::Frame { .. })
+            && *pixels == **current
+        {
+            self.stats.echoes.fetch_add(1, Relaxed);
+            return Ok(Ok(()));
+        }
         if *pixels == *self.last_pixels {
             self.stats.repeated.fetch_add(1, Relaxed);
         } else {

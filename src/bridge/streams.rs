@@ -153,7 +153,8 @@ impl Owned {
         let writer = Writer::new(segment).map_err(|error| error.to_string())?;
         let mirror = Mirror::new(&self.context, link.source, writer, Arc::clone(&link.stats));
         let mut mirror = mirror.map_err(|error| error.to_string())?;
-        mirror.take_back(Arc::clone(&self.origins), link.origin);
+        let segment = Segment::open(&self.path, Access::Read).map_err(|error| error.to_string())?;
+        mirror.take_back(Arc::clone(&self.origins), link.origin, Reader::new(segment));
         Ok(mirror)
     }
 }
