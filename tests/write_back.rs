@@ -14,6 +14,7 @@ use daoserver::bridge::streams::{Bidirectional, Link, Owned};
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::DType;
 use daoserver::shm::{self, Access, Outcome, Reader, Segment, Writer};
+use daoserver::wire::pickle::Frame;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -260,6 +261,101 @@ fn nothing_goes_back_before_the_mirror_was_refreshed_from_its_owner() {
     assert_eq!(cluster.program.counter(), before + 1);
     cluster.clients[0].program.write(43);
     cluster.pump("and then writes go back again", |cluster| cluster.all_have(43));
+}
+
+/// A publisher of Python's.
+struct Python {
+    socket: zmq::Socket,
+    source: Source,
+}
+
+impl Python {
+    fn new(context: &zmq::Context) -> Python {
+        let socket = context.socket(zmq::PUB).unwrap();
+        socket.bind("tcp://127.0.0.1:*").unwrap();
+        let endpoint = socket.get_last_endpoint().unwrap().unwrap();
+        let port = endpoint.rsplit(':').next().unwrap().parse().unwrap();
+        Python { socket, source: Source { ip: LOOPBACK, port, boot_id: None } }
+    }
+
+    fn send(&self, value: u32) {
+        let frame = Frame::new(&spec(SHAPE, DType::F32, 1).shape, DType::F32);
+        let pixels = value.to_le_bytes().repeat(140);
+        let message = [frame.prefix.as_slice(), &pixels, frame.suffix].concat();
+        self.socket.send_multipart([b"frameData".to_vec(), message], 0).unwrap();
+    }
+}
+
+#[test]
+fn a_python_client_that_sends_back_what_it_gets_sets_no_frame_going_round() {
+    let mut cluster = Cluster::new(0);
+    let python = Python::new(&cluster.context);
+    let stats = Arc::new(MirrorStats::default());
+    let link = Link { client: "py".to_owned(), source: python.source, origin: 77, stats: Arc::clone(&stats) };
+    cluster.orders.send(vec![link]).unwrap();
+    cluster.pump("its first frame", |_| {
+        python.send(1);
+        std::thread::sleep(Duration::from_millis(5));
+        stats.frames.load(Relaxed) == 1
+    });
+    let (before, echoes) = (cluster.program.counter(), stats.echoes.load(Relaxed));
+    python.send(1);
+    cluster.pump("it is known", |_| stats.echoes.load(Relaxed) > echoes);
+    assert_eq!(cluster.program.counter(), before, "and not written again");
+    python.send(2);
+    cluster.pump("another frame", |cluster| cluster.program.value() == Some(2));
+    assert_eq!(cluster.program.counter(), before + 1);
+}
+
+#[test]
+fn a_python_owner_that_does_not_send_back_what_it_took_undoes_no_write() {
+    let (context, place) = (zmq::Context::new(), Place::new());
+    let python = Python::new(&context);
+    let path = place.path("m");
+    let segment = shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
+    let (stats, origins) = (Arc::new(MirrorStats::default()), Arc::new(Origins::default()));
+    let writer = Writer::new(segment).unwrap();
+    let mut mirror = Mirror::new(&context, python.source, writer, Arc::clone(&stats)).unwrap();
+    let socket = bind(&context);
+    let me = socket.boot_id();
+    mirror.share(Arc::clone(&origins), me);
+    let (back, _) = Publisher::new(&path, socket, origins, Some(Back { me, open: false })).unwrap();
+    let mut worker = Bidirectional::new(mirror, back, &path).unwrap();
+    let mut program = Program::new(&path);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while stats.frames.load(Relaxed) == 0 {
+        assert!(Instant::now() < deadline);
+        python.send(1);
+        std::thread::sleep(Duration::from_millis(5));
+        worker.do_work().unwrap();
+    }
+    let settled = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < settled {
+        worker.do_work().unwrap();
+    }
+    program.write(5);
+    let still_until = Instant::now() + Duration::from_millis(1_000);
+    while Instant::now() < still_until {
+        worker.do_work().unwrap();
+    }
+    assert_eq!(program.value(), Some(5));
+}
+
+#[test]
+fn what_stood_in_a_mirror_before_it_became_bidirectional_is_no_write() {
+    let cluster = Cluster::new(0);
+    let path = cluster.place.path("before");
+    shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
+    let mut program = Program::new(&path);
+    program.write(5);
+    let (socket, origins) = (bind(&cluster.context), Arc::new(Origins::default()));
+    let back = Back { me: socket.boot_id(), open: false };
+    let (mut publisher, started) = Publisher::new(&path, socket, origins, Some(back)).unwrap();
+    publisher.do_work().unwrap();
+    assert_eq!(started.stats.stale.load(Relaxed), 0);
+    program.write(6);
+    publisher.do_work().unwrap();
+    assert_eq!(started.stats.stale.load(Relaxed), 1, "nobody takes it yet");
 }
 
 #[test]

@@ -279,10 +279,9 @@ impl Mirror {
             return Ok(Ok(()));
         }
         let pixels = array.pixels();
-        // What we wrote back comes again from a Python owner, who does not say whose it is. What stands in the mirror
-        // already is taken for that.
-        let writes_back = self.shared.is_some() && self.link_origin.is_none();
-        if writes_back && self.writer.holds(&pixels) {
+        // A Python owner sends our own frames back, and a Python client what it was sent: neither can say whose it is.
+        // What stands in the segment already is taken for that; without this a frame could go round for ever.
+        if self.shared.is_some() && self.writer.holds(&pixels) {
             self.stats.echoes.fetch_add(1, Relaxed);
             self.stats.frameless_since_ns.store(0, Relaxed);
             return Ok(Ok(()));

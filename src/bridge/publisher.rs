@@ -156,8 +156,13 @@ impl Publisher {
         let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
         let suffix_at = PIXEL_OFFSET + frame_bytes;
         let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();
+        let mut reader = Reader::new(segment);
+        if back.is_some() {
+            // What stands in a mirror already came from its owner, or was written before anybody asked for it.
+            reader.pass_over();
+        }
         let publisher = Publisher {
-            reader: Reader::new(segment),
+            reader,
             socket,
             pool: SendPool::new(queue + 2, 4 * (queue + 2), suffix_at + pickle.suffix.len(), move |buffer| {
                 buffer[PIXEL_OFFSET - pickle.prefix.len()..PIXEL_OFFSET].copy_from_slice(&pickle.prefix);

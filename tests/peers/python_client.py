@@ -3,9 +3,10 @@
 Written from the contract. It reads `connections`; only if that is empty it writes a request and looks again every
 half second. It uses the first record alone, and of it the port; the address is that of the owner's machine. It
 rewrites its heartbeats every 10 s. Prints lines of JSON: `connected`, `first` (with the time since the subscription),
-`bad` (the first few), `progress` ten times a second while something changes, and `end`. `frames` counts all, `bad`
-those that are not what was written, `missing` the numbers that never came, `repeated` those that came again,
-`restarts` those that went back.
+`bad` (the first few), `progress` ten times a second while something changes, and `end`. With --write-back it asks for
+a bidirectional stream, and publishes a frame of its own at each signal USR1, the next after the newest it knows.
+`frames` counts all, `bad` those that are not what was written, `missing` the numbers that never came, `repeated`
+those that came again, `restarts` those that went back.
 """
 
 import argparse
@@ -26,13 +27,28 @@ from common import CLIENT_HEARTBEAT_EXPIRY_S, CLIENT_HEARTBEAT_S, TOPIC, Segment
 class Stream:
     """One segment of the owner, and what came of it."""
 
-    def __init__(self, segment: Segment, check: str) -> None:
+    def __init__(self, segment: Segment, check: str, echo: bool) -> None:
         self.segment = segment
+        self.echo = echo
         self.check = check
         self.socket: zmq.Socket | None = None
         self.subscribed_at = 0.0
         self.frames = self.bad = self.missing = self.repeated = self.restarts = 0
         self.number = -1  # of the newest frame
+        self.back: zmq.Socket | None = None
+        self.sent = self.echoed = 0
+
+    def bind(self, context: zmq.Context, port: int) -> None:
+        """Where our own frames go out."""
+        self.back = context.socket(zmq.PUB)
+        self.back.bind(f"tcp://*:{port}")
+
+    def write(self, number: int) -> None:
+        """A program of this machine writes into the mirror, and that goes back."""
+        assert self.back is not None
+        self.number = max(self.number, number)
+        self.back.send_string(TOPIC, zmq.SNDMORE)
+        self.back.send_pyobj(frame(number, self.segment.shape, self.segment.dtype))
 
     def connect(self, context: zmq.Context, ip: str, port: int) -> None:
         """In the order of the Python client: an option that is set after connect has no effect on the pipe."""
@@ -78,7 +94,11 @@ class Stream:
             if self.bad <= 3:
                 say(event="bad", segment=self.segment.name, why=why)
             return
-        self.count(number_of(array.tobytes()) if self.check == "pattern" else int(array.flat[0].real))
+        number = number_of(array.tobytes()) if self.check == "pattern" else int(array.flat[0].real)
+        self.count(number)
+        if self.echo:
+            self.echoed += 1
+            self.write(number)
 
     def count(self, number: int) -> None:
         """Books the number of a good frame."""
@@ -89,7 +109,7 @@ class Stream:
         self.number = number
 
     def facts(self) -> dict[str, object]:
-        names = ("frames", "bad", "missing", "repeated", "restarts", "number")
+        names = ("frames", "bad", "missing", "repeated", "restarts", "number", "sent", "echoed")
         return {"segment": self.segment.name} | {name: getattr(self, name) for name in names}
 
 
@@ -100,7 +120,13 @@ class Client:
         self.options = options
         self.redis = redis.Redis(host="127.0.0.1", port=options.redis_port, decode_responses=True)
         self.context = zmq.Context()
-        self.streams = [Stream(segment, options.check) for segment in options.segment]
+        self.streams = [Stream(segment, options.check, options.echo) for segment in options.segment]
+        self.ports = {}
+        if options.write_back:
+            for index, stream in enumerate(self.streams):
+                self.ports[stream.segment.name] = options.write_back + index
+                stream.bind(self.context, options.write_back + index)
+        self.steps = 0
         self.stop = False
         self.next_beat = 0.0
         self.next_look = 0.0
@@ -130,8 +156,8 @@ class Client:
                 "client_ip": self.options.ip,
                 "client_hostname": self.options.hostname,
                 "transport": "zmq",
-                "bidirectional": False,
-                "client_pub_port": None,
+                "bidirectional": name in self.ports,
+                "client_pub_port": self.ports.get(name),
             }
             request |= json.loads(self.options.extra)
             self.redis.set(f"dao:connections:{owner}:{name}", json.dumps(request))
@@ -140,7 +166,11 @@ class Client:
         def on_stop(_signal: int, _frame: FrameType | None) -> None:
             self.stop = True
 
+        def on_step(_signal: int, _frame: FrameType | None) -> None:
+            self.steps += 1
+
         signal.signal(signal.SIGTERM, on_stop)
+        signal.signal(signal.SIGUSR1, on_step)
         poller = zmq.Poller()
         end = time.monotonic() + self.options.seconds
         next_word = 0.0
@@ -161,6 +191,11 @@ class Client:
             for stream in self.streams:
                 if stream.socket in ready:
                     stream.take()
+            while self.steps > 0:
+                self.steps -= 1
+                for stream in self.streams:
+                    stream.sent += 1
+                    stream.write(stream.number + 1)
             if time.monotonic() >= next_word:
                 next_word = time.monotonic() + 0.1
                 facts = {stream.segment.name: stream.facts() for stream in self.streams}
@@ -189,6 +224,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
                              "type: type, shape and flags alone; count: do not even unpickle")
     parser.add_argument("--no-ask", dest="ask", action="store_false", help="never write a request")
     parser.add_argument("--extra", default="{}", metavar="JSON", help="fields to add to the request")
+    parser.add_argument("--write-back", type=int, default=0, metavar="PORT",
+                        help="ask for bidirectional streams; own frames go out here, those of the second segment one port on")
+    parser.add_argument("--echo", action="store_true",
+                        help="with --write-back: whatever comes goes back, too, as from a peer that cannot tell")
     parser.add_argument("--die-after", type=int, default=0, metavar="N", help="die silently after N frames of each")
     parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="end after this time at the latest")
     return parser.parse_args(arguments)

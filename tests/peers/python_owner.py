@@ -2,13 +2,15 @@
 
 Written from the contract of the registry and of the Python wire, with its faults: it reads requests by polling, puts
 nothing but the plain fields into a record, clears nothing of an earlier run at its start, and publishes nothing until
-somebody asks. There is no shared memory behind it: the frames are made here, numbered from 1, one for each period of
+somebody asks. A client that asks for a bidirectional stream is subscribed to, and what it sends becomes the newest frame,
+which is published like any other, to that client too (not with --no-echo). There is no shared memory behind it: the frames are made here, numbered from 1, one for each period of
 --rate and one for each signal USR1. Prints a line of JSON for whatever happens, and `written`, the number of frames of
 each segment so far, four times a second.
 """
 
 import argparse
 import json
+import pickle
 import signal
 import sys
 import time
@@ -16,7 +18,7 @@ from types import FrameType
 
 import redis
 import zmq
-from common import TOPIC, Segment, age_s, frame, now, say
+from common import TOPIC, Segment, age_s, frame, now, number_of, say
 
 NUDGE_S = 0.150
 CLIENT_SILENT_S = 25.0
@@ -51,6 +53,8 @@ class Owner:
         self.ports = {name: options.port + index for index, name in enumerate(self.segments)}
         self.publishers: dict[str, Publisher] = {}
         self.numbers = dict.fromkeys(self.segments, options.first)
+        self.writers: dict[tuple[str, str], zmq.Socket] = {}
+        self.taken = {"frames": 0, "bad": 0}
 
     def machine(self, field: str) -> str:
         return f"dao:machines:{self.host}:{field}"
@@ -100,9 +104,40 @@ class Owner:
                 "bidirectional": request["bidirectional"],
                 "client_pub_port": request["client_pub_port"],
             }
+            if request["bidirectional"]:
+                self.subscribe(name, client, f"tcp://{request['client_ip']}:{request['client_pub_port']}")
             others = [other for other in self.records(name) if other["client_hostname"] != client]
             self.redis.set(self.entry(name, "connections"), json.dumps([*others, record]))
             self.redis.delete(key)
+
+    def subscribe(self, name: str, client: str, address: str) -> None:
+        if (name, client) in self.writers:
+            self.writers.pop((name, client)).close(linger=0)
+        socket = self.context.socket(zmq.SUB)
+        socket.connect(address)
+        socket.setsockopt(zmq.SUBSCRIBE, TOPIC.encode())
+        self.writers[name, client] = socket
+        say(event="subscribed", segment=name, client=client, address=address)
+
+    def take_back(self) -> None:
+        """What clients have written."""
+        for (name, client), socket in self.writers.items():
+            while socket.poll(0):
+                socket.recv_string()
+                array = pickle.loads(socket.recv())
+                segment, data = self.segments[name], array.tobytes()
+                number = number_of(data)
+                good = array.dtype == segment.dtype and array.shape == segment.shape
+                if not good or data != frame(number, segment.shape, segment.dtype).tobytes():
+                    self.taken["bad"] += 1
+                    continue
+                self.taken["frames"] += 1
+                self.numbers[name] = number
+                say(event="taken", segment=name, client=client, number=number, **self.taken)
+                if name in self.publishers:
+                    self.publishers[name].number = number
+                    if self.options.echo:
+                        self.publishers[name].send()
 
     def evict(self) -> None:
         for name in list(self.publishers):
@@ -165,6 +200,7 @@ class Owner:
                 due["say"] = clock + 0.25
                 say(event="written", numbers=self.numbers)
             self.nudge()
+            self.take_back()
             while steps:
                 steps.pop()
                 self.write_frame()
@@ -186,6 +222,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--port", type=int, required=True, help="of the first segment; the others follow")
     parser.add_argument("--rate", type=float, default=0.0, metavar="HZ", help="frames a second; 0: only at SIGUSR1")
     parser.add_argument("--first", type=int, default=1, metavar="N", help="number of the first frame")
+    parser.add_argument("--no-echo", dest="echo", action="store_false",
+                        help="do not publish what a client wrote")
     parser.add_argument("--poll", type=float, default=2.0, metavar="S", help="looks for requests so often")
     parser.add_argument("--check", type=float, default=15.0, metavar="S", help="looks for silent clients so often")
     return parser.parse_args(arguments)

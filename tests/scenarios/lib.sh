@@ -14,6 +14,9 @@ UNDO=()
 TAG="t$$x"
 # Process ids of the daemons, by host name.
 declare -A DAEMON=()
+# Of the machines that `machines` made: the process that holds its namespaces, and its address. Others are this machine.
+declare -A HOLDER=() ADDRESS=()
+REDIS_IP=127.0.0.1
 
 cleanup() {
     local i pid
@@ -104,7 +107,87 @@ start_redis() {
     }
 }
 
-redis() { redis-cli -h 127.0.0.1 -p "$REDIS_PORT" "$@"; }
+redis() { on redis redis-cli -h "$REDIS_IP" -p "$REDIS_PORT" "$@"; }
+
+# machines NAMES...: each with namespaces of its own for network, mounts (/dev/shm) and host name, on two networks:
+# 10.78.1.0/24, where a Redis of the machine `redis` is, and 10.78.2.0/24 for the frames. Every helper below works there.
+machines() {
+    local name number=2 ns=dao$$
+    [[ $(id -u) == 0 ]] || skip "network namespaces need root"
+    for name in ip unshare nsenter redis-server; do command -v "$name" >/dev/null || skip "$name is not installed"; done
+    network_namespace "$ns-redis"
+    for bridge in control frames; do
+        ip -n "$ns-redis" link add "$bridge" type bridge 2>"$WORK/ip.log" || skip "no bridge: $(cat "$WORK/ip.log")"
+        ip -n "$ns-redis" link set "$bridge" up
+    done
+    ip -n "$ns-redis" address add 10.78.1.1/24 dev control
+    hold redis "$ns-redis"
+    for name in "$@"; do
+        network_namespace "$ns-$name"
+        wire "$ns" "$name" control "10.78.1.$number"
+        wire "$ns" "$name" frames "10.78.2.$number"
+        hold "$name" "$ns-$name"
+        ADDRESS[$name]=10.78.2.$number
+        number=$((number + 1))
+    done
+    REDIS_IP=10.78.1.1 REDIS_PORT=6379
+    mkdir -p "$WORK/redis"
+    launch redis "$WORK/redis.log" redis-server --port "$REDIS_PORT" --bind "$REDIS_IP" --protected-mode no --save "" \
+        --appendonly no --dir "$WORK/redis"
+    eventually 5 redis ping || skip "Redis does not start in a network namespace"
+}
+
+network_namespace() {
+    ip netns add "$1" 2>"$WORK/ip.log" || skip "no network namespace: $(cat "$WORK/ip.log")"
+    UNDO+=("ip netns del $1")
+    ip -n "$1" link set lo up
+}
+
+wire() { # wire PREFIX NAME BRIDGE ADDRESS
+    ip -n "$1-redis" link add "$3-$2" type veth peer name "$3" netns "$1-$2"
+    ip -n "$1-redis" link set "$3-$2" master "$3" up
+    ip -n "$1-$2" address add "$4/24" dev "$3"
+    ip -n "$1-$2" link set "$3" up
+}
+
+# cut NAME down|up: the network of a machine's frames; that to Redis stays.
+cut_link() { ip -n "dao$$-redis" link set "frames-$1" "$2"; }
+
+hold() { # hold NAME NAMESPACE
+    # shellcheck disable=SC2016 # the inner shell expands it
+    ip netns exec "$2" unshare --mount --uts sh -c \
+        'mount -t tmpfs none /dev/shm && hostname "$1" && : >"$2" && exec sleep 1000000' sh "$1" "$WORK/held.$1" 2>"$WORK/hold.log" &
+    HOLDER[$1]=$!
+    PIDS+=("$!")
+    eventually 5 test -e "$WORK/held.$1" || skip "no namespaces: $(cat "$WORK/hold.log")"
+}
+
+# on NAME COMMAND...: on that machine, if it is one that `machines` made.
+on() {
+    local name=$1
+    shift
+    if [[ -n ${HOLDER[$name]:-} ]]; then
+        nsenter --target "${HOLDER[$name]}" --mount --uts --net "$@"
+    else
+        "$@"
+    fi
+}
+
+# launch NAME LOG COMMAND...: on that machine in the background; sets LAUNCHED, its process id.
+launch() {
+    local name=$1 log=$2
+    shift 2
+    # No function in between: the process must be the one that $! names, so that it is stopped.
+    if [[ -n ${HOLDER[$name]:-} ]]; then
+        nsenter --target "${HOLDER[$name]}" --mount --uts --net "$@" >>"$log" 2>&1 &
+    else
+        "$@" >>"$log" 2>&1 &
+    fi
+    LAUNCHED=$!
+    PIDS+=("$LAUNCHED")
+}
+
+address() { echo "${ADDRESS[$1]:-127.0.0.1}"; }
 
 # start_daemon HOST [FLAGS...]: the daemon of a machine of that name, with its own directory; waits for its ready line.
 # Its log is $WORK/HOST.log, begun anew at each start.
@@ -123,13 +206,13 @@ launch_daemon() {
     shift
     mkdir -p "$WORK/$host"
     BASE_PORT=$(free_port)
-    "$DAOSERVER" --redis-host 127.0.0.1 --redis-port "$REDIS_PORT" --hostname "$host" --shm-dir "$WORK/$host" \
-        --advertise-ip 127.0.0.1 --base-pub-port "$BASE_PORT" "$@" 2>"$WORK/$host.log" &
-    DAEMON[$host]=$!
-    PIDS+=("$!")
+    : >"$WORK/$host.log"
+    launch "$host" "$WORK/$host.log" "$DAOSERVER" --redis-host "$REDIS_IP" --redis-port "$REDIS_PORT" --hostname "$host" \
+        --shm-dir "$WORK/$host" --advertise-ip "$(address "$host")" --base-pub-port "$BASE_PORT" "$@"
+    DAEMON[$host]=$LAUNCHED
 }
 
-is_ready() { grep -q "^daoserver running on '$1' (127.0.0.1) as " "$WORK/$1.log"; }
+is_ready() { grep -q "^daoserver running on '$1' ($(address "$1")) as " "$WORK/$1.log"; }
 
 # kill_daemon HOST [SIGNAL]: and waits for its end; returns its exit code.
 kill_daemon() {
@@ -142,23 +225,23 @@ kill_daemon() {
 at() {
     local host=$1
     shift
-    "$DAOSERVER" "$@" --redis-host 127.0.0.1 --redis-port "$REDIS_PORT" --hostname "$host" --shm-dir "$WORK/$host"
+    on "$host" "$DAOSERVER" "$@" --redis-host "$REDIS_IP" --redis-port "$REDIS_PORT" --hostname "$host" --shm-dir "$WORK/$host"
 }
 
 # shm HOST COMMAND...: `daoserver shm COMMAND...` on the segments of that machine.
 shm() {
     local host=$1
     shift
-    "$DAOSERVER" shm "$@" --shm-dir "$WORK/$host"
+    on "$host" "$DAOSERVER" shm "$@" --shm-dir "$WORK/$host"
 }
 
 # writer HOST NAME [OPTIONS...]: writes numbered frames into a segment in the background; sets WRITER, its process id.
 writer() {
     local host=$1 name=$2
     shift 2
-    "$DAOSERVER" shm write "$name" --shm-dir "$WORK/$host" "$@" 2>>"$WORK/writer.log" &
-    WRITER=$!
-    PIDS+=("$WRITER")
+    launch "$host" "$WORK/writer.log" "$DAOSERVER" shm write "$name" --shm-dir "$WORK/$host" "$@"
+    # shellcheck disable=SC2034 # scenarios wait for it
+    WRITER=$LAUNCHED
 }
 
 # need_python: most scenarios read JSON.
@@ -183,6 +266,28 @@ reached() { (($(counter "$1" "$2") >= $3)); }
 
 # get HOST OWNER NAME: a mirror there; fails with its message.
 get() { at "$1" get "$2" "$3"; }
+
+# get_both HOST OWNER NAME: the same, and what is written into it goes back.
+get_both() { at "$1" get "$2" "$3" --bidirectional; }
+
+# value HOST NAME: the first element of a segment of one axis. has HOST NAME VALUE: it is that.
+value() { shm "$1" read "$2" --json | json 'd["data"][0]'; }
+has() { python3 -c 'import sys; sys.exit(float(sys.argv[1]) != float(sys.argv[2]))' "$(value "$1" "$2")" "$3"; }
+
+# put HOST NAME VALUE: writes one frame, all elements of which are VALUE.
+put() { shm "$1" write "$2" --fill "$3"; }
+
+# mirror_of HOST OWNER NAME EXPRESSION: of `m`, that mirror in `status --json`. published HOST NAME EXPRESSION: of `p`,
+# that publisher. written_by HOST NAME CLIENT EXPRESSION: of `w`, what that client wrote back into it.
+mirror_of() { status "$1" "[$4 for m in d['mirrors'] if [m['hostname'], m['shm']] == ['$2', '$3']][0]"; }
+published() { status "$1" "[$3 for p in d['publishers'] if p['shm'] == '$2'][0]"; }
+written_by() { published "$1" "$2" "[$4 for w in p.get('written_by', []) if w['client'] == '$3'][0]"; }
+
+# linked OWNER NAME CLIENT: what that client writes reaches the owner from now on. To be waited for with `eventually`.
+linked() { [[ "$(mirror_of "$3" "$1" "$2" '[m["connected"], m["bidirectional"]]') $(written_by "$1" "$2" "$3" 'w["connected"]')" == "[true, true] true" ]]; }
+
+# in_registry HOST NAME: to be waited for with `eventually`.
+in_registry() { [[ -n "$(registered "$1" "$2" dtype)" ]]; }
 
 # A mirror's name for `shm`, and its file.
 mirror() { echo "remote_$1_$2"; }
