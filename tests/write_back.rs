@@ -14,6 +14,7 @@ use daoserver::bridge::streams::{Bidirectional, Link, Owned};
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::DType;
 use daoserver::shm::{self, Access, Outcome, Reader, Segment, Writer};
+use daoserver::wire::frame::Refused;
 use daoserver::wire::pickle::Frame;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -356,6 +357,28 @@ fn what_stood_in_a_mirror_before_it_became_bidirectional_is_no_write() {
     program.write(6);
     publisher.do_work().unwrap();
     assert_eq!(started.stats.stale.load(Relaxed), 1, "nobody takes it yet");
+}
+
+#[test]
+fn a_write_that_comes_late_over_newer_frames_of_the_owner_is_refused() {
+    let mut cluster = Cluster::new(1);
+    cluster.warm_up();
+    let before = cluster.program.counter();
+    cluster.program.write(42);
+    // The link stands still, for less time than it takes to notice.
+    let standing_until = Instant::now() + Duration::from_millis(700);
+    while Instant::now() < standing_until {
+        cluster.owner.do_work().unwrap();
+    }
+    // A mirror sends before it receives.
+    cluster.clients[0].program.write(666);
+    let refused =
+        |cluster: &Cluster| cluster.clients[0].link.stats.refused[Refused::Stale.index()].load(Relaxed);
+    cluster.pump("it is refused", |cluster| refused(cluster) == 1);
+    cluster.pump("both have the owner's", |cluster| cluster.all_have(42));
+    assert_eq!((refused(&cluster), cluster.program.counter()), (1, before + 1));
+    cluster.clients[0].program.write(43);
+    cluster.pump("and then writes go back again", |cluster| cluster.all_have(43));
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub struct Mirror {
     shared: Option<(Arc<Origins>, u64)>,
     /// On the owner's side, whose frames these are.
     link_origin: Option<u64>,
+    /// On the owner's side, which of our frames a client must have known.
+    must_know: u64,
     /// A frame has come since the link was made: the mirror is as the owner is.
     refreshed: bool,
     rate: RateMeter,
@@ -107,6 +109,7 @@ impl Mirror {
             last_pixels: Vec::new(),
             shared: None,
             link_origin: None,
+            must_know: 0,
             refreshed: false,
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
@@ -134,6 +137,21 @@ impl Mirror {
     /// Is the mirror as its owner is, as far as can be known? Of a Python owner only that there is a connection.
     pub fn is_fresh(&self) -> bool {
         self.stats.connected() && (self.refreshed || self.source.boot_id.is_none())
+    }
+
+    /// The owner's sequence number that the mirror has come to.
+    pub fn seq(&self) -> u64 {
+        self.ledger.seq()
+    }
+
+    /// The owner's side: frames that were written without knowing this one of ours are refused from now on.
+    pub fn refuse_before(&mut self, seq: u64) {
+        self.must_know = seq;
+    }
+
+    fn is_stale(&self, header: &FrameHeader) -> bool {
+        // The header has the lower half: numbers that are near each other compare all the same.
+        self.link_origin.is_some() && (self.must_know as u32).wrapping_sub(header.based_on) as i32 > 0
     }
 
     /// Takes one message, if there is one.
@@ -196,7 +214,7 @@ impl Mirror {
 
     fn on_message(&mut self, parts: usize, skip: impl FnOnce(&SubSocket) -> bool) -> Result<(), Ended> {
         let taken = match self.source.boot_id {
-            Some(_) => self.check(parts).map(|header| self.on_dao(&header, skip)),
+            Some(_) => self.check(parts).and_then(|header| self.on_dao(&header, skip)),
             None => self.on_python(parts, skip),
         };
         taken.unwrap_or_else(|refused| {
@@ -212,7 +230,11 @@ impl Mirror {
         })
     }
 
-    fn on_dao(&mut self, header: &FrameHeader, skip: impl FnOnce(&SubSocket) -> bool) -> Result<(), Ended> {
+    fn on_dao(
+        &mut self,
+        header: &FrameHeader,
+        skip: impl FnOnce(&SubSocket) -> bool,
+    ) -> Result<Result<(), Ended>, Refused> {
         let now_ns = clock::monotonic_ns();
         self.stats.last_heard_ns.store(now_ns, Relaxed);
         let arrival = self.ledger.on_message(header);
@@ -223,7 +245,10 @@ impl Mirror {
             other => other,
         };
         let mine = self.refreshed && self.shared.as_ref().is_some_and(|(_, me)| *me == header.origin);
-        match arrival {
+        if arrival == Arrival::New && self.is_stale(header) {
+            return Err(Refused::Stale);
+        }
+        Ok(match arrival {
             Arrival::New if mine => {
                 self.stats.echoes.fetch_add(1, Relaxed);
                 self.keep(header);
@@ -248,7 +273,7 @@ impl Mirror {
                 Ok(())
             }
             Arrival::Behind => Ok(()),
-        }
+        })
     }
 
     fn take_keywords(&mut self, header: &FrameHeader) -> Result<(), Ended> {

@@ -142,6 +142,7 @@ impl Publisher {
             lapped_total: 0,
             queue_full_total: 0,
             pixel_offset: PIXEL_OFFSET as u32,
+            based_on: 0,
         };
         let stats = Arc::new(PublisherStats::default());
         let started = Started {
@@ -333,11 +334,18 @@ impl Publisher {
         self.copy_and_send(false)
     }
 
-    /// May frames go back to the owner? Not before the mirror was refreshed from it.
-    pub fn set_open(&mut self, open: bool) {
+    /// May frames go back to the owner? Not before the mirror was refreshed from it. They say up to which of the owner's
+    /// frames the mirror had come: the owner refuses those that come late, over newer ones of its own.
+    pub fn set_open(&mut self, open: bool, owner_seq: u64) {
         if let Some(back) = &mut self.back {
             back.open = open;
+            self.header.based_on = owner_seq as u32;
         }
+    }
+
+    /// The sequence number of the frame sent last.
+    pub fn seq(&self) -> u64 {
+        self.header.seq
     }
 
     /// Others write into this segment too, over the network: what was sent is compared with what stands there.

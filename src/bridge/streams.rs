@@ -20,6 +20,10 @@ const QUIET_NS: i64 = 400_000_000;
 const PARK_MAX: Duration = Duration::from_micros(100);
 const PARK_MAX_QUIET: Duration = Duration::from_micros(400);
 
+/// A client's frame that was written without knowing one that we sent this long ago, or up to twice as long, is refused:
+/// more than a frame takes there and back, so that only a link that stood still has such frames.
+const SETTLED_NS: i64 = 250_000_000;
+
 /// Runs something once when frames have ceased for a while.
 struct Quiet {
     since_ns: i64,
@@ -76,7 +80,7 @@ impl Worker for Bidirectional {
         let mut work = 0;
         loop {
             // A local frame goes out before one of the owner's is written over it.
-            self.back.set_open(self.mirror.is_fresh());
+            self.back.set_open(self.mirror.is_fresh(), self.mirror.seq());
             work += self.back.do_work()?;
             if work > 64 || !self.mirror.receive_one(|_| false)? {
                 break;
@@ -116,6 +120,9 @@ pub struct Owned {
     links: Vec<(Link, Mirror)>,
     orders: Receiver<Vec<Link>>,
     next_orders_ns: i64,
+    /// Our sequence numbers: at the last look, and at the one before.
+    settled: [u64; 2],
+    next_settled_ns: i64,
     quiet: Quiet,
 }
 
@@ -128,8 +135,18 @@ impl Owned {
         path: PathBuf,
         orders: Receiver<Vec<Link>>,
     ) -> Owned {
-        let (links, next_orders_ns) = (Vec::new(), 0);
-        Owned { publisher, origins, context, path, links, orders, next_orders_ns, quiet: Quiet::new() }
+        Owned {
+            publisher,
+            origins,
+            context,
+            path,
+            links: Vec::new(),
+            orders,
+            next_orders_ns: 0,
+            settled: [0; 2],
+            next_settled_ns: 0,
+            quiet: Quiet::new(),
+        }
     }
 
     fn take_orders(&mut self) {
@@ -168,8 +185,14 @@ impl Worker for Owned {
     fn do_work(&mut self) -> Result<usize, Ended> {
         self.take_orders();
         let mut work = self.publisher.do_work()?;
+        let now_ns = clock::monotonic_ns();
+        if now_ns >= self.next_settled_ns {
+            self.next_settled_ns = now_ns + SETTLED_NS;
+            self.settled = [self.publisher.seq(), self.settled[0]];
+        }
         for (_, mirror) in &mut self.links {
             mirror.housekeeping(clock::monotonic_ns())?;
+            mirror.refuse_before(self.settled[1]);
             // Bounded, so that one client's flood does not keep the others waiting.
             for _ in 0..64 {
                 if !mirror.receive_one(|_| false)? {

@@ -25,7 +25,7 @@
 //! | 96 | u64 | frames that the writer overwrote before the owner had them, since its start |
 //! | 104 | u64 | times that a subscriber's send queue was found full, since its start |
 //! | 112 | u32 | pixel offset in this part, at least 128 |
-//! | 116 | u32 | zero |
+//! | 116 | u32 | of a write-back: the owner's sequence number that the mirror stood at, its lower half; else 0 |
 //! | 120 | u64 | bytes of the pixels |
 
 use crate::dtype::{DType, Shape};
@@ -71,6 +71,7 @@ pub struct FrameHeader {
     pub lapped_total: u64,
     pub queue_full_total: u64,
     pub pixel_offset: u32,
+    pub based_on: u32,
 }
 
 /// Why a message was refused. Each has its own counter in `status`.
@@ -105,11 +106,13 @@ pub enum Refused {
     PickleStructure,
     /// A pickled array of an element type that no segment has.
     PickleType,
+    /// A write-back from a mirror that had not seen what its owner has had for a while.
+    Stale,
 }
 
 impl Refused {
     /// Every cause's name in `status`, in the order of [`Refused::index`].
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 17] = [
         "too_short",
         "bad_magic",
         "unknown_version",
@@ -126,6 +129,7 @@ impl Refused {
         "pickle_too_complex",
         "pickle_structure",
         "pickle_type",
+        "stale",
     ];
 
     /// Its name in `status`.
@@ -152,6 +156,7 @@ impl Refused {
             Refused::PickleTooComplex => 13,
             Refused::PickleStructure => 14,
             Refused::PickleType => 15,
+            Refused::Stale => 16,
         }
     }
 }
@@ -175,6 +180,7 @@ impl fmt::Display for Refused {
             Refused::PickleTooComplex => write!(f, "the pickle has more parts than any array"),
             Refused::PickleStructure => write!(f, "the pickle is of something other than an array"),
             Refused::PickleType => write!(f, "the pickled array's element type is not one of a segment's"),
+            Refused::Stale => write!(f, "it was written without knowing newer frames of ours"),
         }
     }
 }
@@ -247,7 +253,7 @@ impl FrameHeader {
             put(24 + 8 * position, &word.to_le_bytes());
         }
         put(112, &self.pixel_offset.to_le_bytes());
-        put(116, &[0; 4]);
+        put(116, &self.based_on.to_le_bytes());
         put(120, &(self.pixel_bytes() as u64).to_le_bytes());
     }
 
@@ -288,6 +294,7 @@ impl FrameHeader {
             lapped_total: fields.u64(96),
             queue_full_total: fields.u64(104),
             pixel_offset: fields.u32(112),
+            based_on: fields.u32(116),
         };
         let expected = header.pixel_bytes() as u64;
         if fields.u64(120) != expected {
@@ -329,6 +336,7 @@ pub(crate) mod tests {
             lapped_total: 0,
             queue_full_total: 0,
             pixel_offset: 192,
+            based_on: 11,
         }
     }
 

@@ -48,6 +48,11 @@ impl Ledger {
         if self.queue_was_full { &mut self.lost.queue_full } else { &mut self.lost.transport }
     }
 
+    /// The sequence number of the newest message, 0 before the first.
+    pub fn seq(&self) -> u64 {
+        self.last.as_ref().map_or(0, |last| last.seq)
+    }
+
     /// Books one message. Another boot id starts a new count: what was lost between two publishers is unknown.
     pub fn on_message(&mut self, header: &FrameHeader) -> Arrival {
         let Some(last) = self.last.filter(|last| last.boot_id == header.boot_id) else {

@@ -41,24 +41,24 @@ import socket, sys, time
 peer = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5)
 peer.settimeout(0.3)
 peer.sendall(b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31))
-got, asked, end = b"", False, time.monotonic() + 4
+ready = b"\x05READY" + b"\x0bSocket-Type" + (3).to_bytes(4, "big") + b"SUB"
+steps = [ # when so much has come, this goes out: READY, and, once we are in, a subscription to everything
+    (lambda got: len(got) >= 64, b"\x04" + bytes([len(ready)]) + ready),
+    (lambda got: b"READY" in got[64:], b"\x00\x01\x01"),
+]
+got, end = b"", time.monotonic() + 4
 while time.monotonic() < end:
     try:
         data = peer.recv(65536)
         if not data:
             break
         got += data
+        if steps and steps[0][0](got):
+            peer.sendall(steps.pop(0)[1])
     except TimeoutError:
         pass
     except OSError:
         break
-    if len(got) >= 64 and not asked:
-        asked = True
-        ready = b"\x05READY" + b"\x0bSocket-Type" + (3).to_bytes(4, "big") + b"SUB"
-        try:
-            peer.sendall(b"\x04" + bytes([len(ready)]) + ready + b"\x00\x01\x01") # and: subscribe to everything
-        except OSError:
-            break
 print("in" if b"READY" in got[64:] else "out", "frames" if b"frameData" in got or b"daoFrame" in got else "nothing")
 PYTHON
 subscribe() { on "$1" python3 "$WORK/subscribe.py" "$2" "$3"; }
