@@ -128,8 +128,9 @@ impl Daemon {
         // 3. Streams end; what is wanted stays remembered.
         self.shared.commands.insist(Command::Stop);
         let late = self.command.join_within(left()).err();
-        // 2. Redis forgets us. One that has stopped answering is not waited for: a master cleans up.
-        if self.shared.health.get().is_ok() {
+        // 2. Redis forgets us. One that has stopped answering is not waited for (and a thread that is late waits for
+        // just that): a master cleans up.
+        if self.shared.health.get().is_ok() && late.is_none() && late_threads.is_empty() {
             let forgotten = self.registry.deregister_self(&host);
             let role = lock(&self.shared.state).me.role;
             if let Err(error) = forgotten {

@@ -38,6 +38,10 @@ pub const QUEUE_BYTES: usize = 1 << 20;
 pub const QUEUE_FRAMES_MIN: usize = 2;
 /// Most frames in that queue: more is only age.
 pub const QUEUE_FRAMES_MAX: usize = 64;
+/// A frame above this has two send buffers instead of a few.
+pub const LARGE_FRAME_BYTES: usize = 64 << 20;
+/// Send buffers of one publisher when its subscribers are stuck at different frames; never fewer than it needs.
+pub const POOL_BYTES_MAX: usize = 256 << 20;
 /// Smallest and largest kernel buffer of a stream, bytes; between them two frames.
 pub const SOCKET_BUFFER_BYTES: (usize, usize) = (128 * 1024, 4 * 1024 * 1024);
 

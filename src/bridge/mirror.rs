@@ -56,6 +56,10 @@ impl Source {
     }
 }
 
+fn meta_of(header: &FrameHeader) -> FrameMeta {
+    FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns }
+}
+
 /// One mirror. Runs on its `dao-mir-<name>` thread alone.
 pub struct Mirror {
     socket: SubSocket,
@@ -67,6 +71,8 @@ pub struct Mirror {
     keywords: zmq::Message,
     /// Of a Python owner, to tell repeated frames; of a bidirectional one, what the owner has now.
     last_pixels: Vec<u8>,
+    /// Counters and time of that frame, as the owner has them.
+    last_meta: FrameMeta,
     /// Where others write too: which frames this mirror wrote, and which origin is our own.
     shared: Option<(Arc<Origins>, u64)>,
     /// On the owner's side, whose frames these are.
@@ -107,6 +113,7 @@ impl Mirror {
             body: zmq::Message::new(),
             keywords: zmq::Message::new(),
             last_pixels: Vec::new(),
+            last_meta: FrameMeta::default(),
             shared: None,
             link_origin: None,
             must_know: 0,
@@ -170,9 +177,11 @@ impl Mirror {
         }
         scratch.resize(self.writer.segment().spec().frame_bytes(), 0);
         let Outcome::Frame { meta, .. } = checker.read_newest(scratch) else { return Ok(()) };
-        if self.last_pixels.len() == scratch.len() && self.last_pixels != *scratch {
-            let counter =
-                self.writer.write_mirrored(&self.last_pixels, &meta).map_err(|_| Ended::SegmentGone)?;
+        // A local frame that has come since is no lost one.
+        let newest = self.writer.segment().newest().1;
+        if meta.cnt0 == newest && self.last_pixels.len() == scratch.len() && self.last_pixels != *scratch {
+            let written = self.writer.write_mirrored(&self.last_pixels, &self.last_meta);
+            let counter = written.map_err(|_| Ended::SegmentGone)?;
             self.record(counter, OWNER);
             self.stats.converged.fetch_add(1, Relaxed);
         }
@@ -252,11 +261,11 @@ impl Mirror {
             Arrival::New if mine => {
                 self.stats.echoes.fetch_add(1, Relaxed);
                 self.keep(header);
-                Ok(())
+                self.take_keywords(header)
             }
             Arrival::New if skip(&self.socket) => {
                 self.stats.mirror_busy.fetch_add(1, Relaxed);
-                Ok(())
+                self.take_keywords(header)
             }
             Arrival::New => self.publish(header),
             Arrival::Repeated => {
@@ -264,7 +273,8 @@ impl Mirror {
                 self.stats.repeated.fetch_add(1, Relaxed);
                 self.take_keywords(header)
             }
-            Arrival::Behind if now_ns >= self.next_ask_ns => {
+            // A write-back sends nothing twice.
+            Arrival::Behind if now_ns >= self.next_ask_ns && self.link_origin.is_none() => {
                 self.next_ask_ns = now_ns + ASK_AGAIN_NS;
                 self.socket.ask_again().map_err(|error| Ended::Socket(error.to_string()))
             }
@@ -277,7 +287,8 @@ impl Mirror {
     }
 
     fn take_keywords(&mut self, header: &FrameHeader) -> Result<(), Ended> {
-        if !header.keywords_follow {
+        // Those of a segment are its owner's: a client sends frames back, not keywords.
+        if !header.keywords_follow || self.link_origin.is_some() {
             return Ok(());
         }
         self.writer.set_keywords_raw(&self.keywords).map_err(|_| Ended::SegmentGone)
@@ -332,6 +343,7 @@ impl Mirror {
         if let Some(pixels) = self.body.get(header.pixel_offset as usize..) {
             self.last_pixels.clear();
             self.last_pixels.extend_from_slice(pixels);
+            self.last_meta = meta_of(header);
         }
     }
 
@@ -346,15 +358,13 @@ impl Mirror {
         let FrameKind::Frame = header.kind else { return Ok(()) };
         self.take_keywords(header)?;
         let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
-        let meta =
-            FrameMeta { cnt0: header.cnt0, cnt1: header.cnt1, cnt2: header.cnt2, atime_ns: header.atime_ns };
-        let counter = self.writer.write_mirrored(pixels, &meta).map_err(|_| Ended::SegmentGone)?;
+        let counter = self.writer.write_mirrored(pixels, &meta_of(header)).map_err(|_| Ended::SegmentGone)?;
         self.record(counter, header.origin);
         self.refreshed = true;
         self.keep(header);
         // A frame for a new subscriber may be old.
         if !header.on_subscription {
-            let latency_ns = clock::realtime_ns() - header.atime_ns;
+            let latency_ns = clock::realtime_ns().saturating_sub(header.atime_ns);
             self.stats.latency.record(latency_ns.max(0) as u64);
         }
         self.stats.source_counter.store(header.cnt0, Relaxed);

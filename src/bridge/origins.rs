@@ -34,6 +34,11 @@ impl Origins {
         known.store(counter, Ordering::Relaxed);
     }
 
+    /// The segment has started again at another counter.
+    pub fn clear(&self) {
+        self.frames.iter().for_each(|(known, _)| known.store(u64::MAX, Ordering::Relaxed));
+    }
+
     /// Whose frame this is, if this daemon wrote it; `None`: a program on this machine did.
     pub fn of(&self, counter: u64) -> Option<u64> {
         let (known, of) = self.place(counter);

@@ -157,6 +157,9 @@ impl Publisher {
         let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
         let suffix_at = PIXEL_OFFSET + frame_bytes;
         let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();
+        // One being filled, those in a queue, one on its way. Of frames so large that memory is the limit, fewer.
+        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { queue + 2 };
+        let buffers_max = (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, 4 * buffers);
         let mut reader = Reader::new(segment);
         if back.is_some() {
             // What stands in a mirror already came from its owner, or was written before anybody asked for it.
@@ -165,7 +168,7 @@ impl Publisher {
         let publisher = Publisher {
             reader,
             socket,
-            pool: SendPool::new(queue + 2, 4 * (queue + 2), suffix_at + pickle.suffix.len(), move |buffer| {
+            pool: SendPool::new(buffers, buffers_max, suffix_at + pickle.suffix.len(), move |buffer| {
                 buffer[PIXEL_OFFSET - pickle.prefix.len()..PIXEL_OFFSET].copy_from_slice(&pickle.prefix);
                 buffer[suffix_at..].copy_from_slice(pickle.suffix);
             }),
@@ -211,6 +214,9 @@ impl Publisher {
             Outcome::Changed => return Err(Ended::ShapeChanged),
             Outcome::Lost => return Err(Ended::SegmentGone),
         };
+        if restarted {
+            self.origins.clear(); // its counters mean other frames now
+        }
         let seen_ns = clock::realtime_ns();
         let seen_before = current && self.header.seq > 0 && !restarted && meta.cnt0 == self.header.cnt0;
         if current {

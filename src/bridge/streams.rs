@@ -7,6 +7,7 @@ use crate::bridge::origins::Origins;
 use crate::bridge::publisher::Publisher;
 use crate::bridge::stats::MirrorStats;
 use crate::bridge::worker::{Ended, Worker};
+use crate::log::Repeats;
 use crate::os::clock;
 use crate::shm::{Access, Reader, Segment, Writer};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,9 @@ const PARK_MAX_QUIET: Duration = Duration::from_micros(400);
 /// A client's frame that was written without knowing one that we sent this long ago, or up to twice as long, is refused:
 /// more than a frame takes there and back, so that only a link that stood still has such frames.
 const SETTLED_NS: i64 = 250_000_000;
+
+/// A write-back that could not be opened is tried again so often.
+const RETRY_NS: i64 = 2_000_000_000;
 
 /// Runs something once when frames have ceased for a while.
 struct Quiet {
@@ -118,6 +122,11 @@ pub struct Owned {
     context: zmq::Context,
     path: PathBuf,
     links: Vec<(Link, Mirror)>,
+    /// Those that should be in `links`.
+    wanted: Vec<Link>,
+    failures: Repeats,
+    next_retry_ns: i64,
+    last_turn_ns: i64,
     orders: Receiver<Vec<Link>>,
     next_orders_ns: i64,
     /// Our sequence numbers: at the last look, and at the one before.
@@ -141,6 +150,10 @@ impl Owned {
             context,
             path,
             links: Vec::new(),
+            wanted: Vec::new(),
+            failures: Repeats::new(Duration::from_secs(60)),
+            next_retry_ns: 0,
+            last_turn_ns: clock::monotonic_ns(),
             orders,
             next_orders_ns: 0,
             settled: [0; 2],
@@ -155,7 +168,13 @@ impl Owned {
             return;
         }
         self.next_orders_ns = now_ns + 5_000_000;
-        let Some(wanted) = self.orders.try_iter().last() else { return };
+        if let Some(wanted) = self.orders.try_iter().last() {
+            self.wanted = wanted;
+        } else if self.links.len() == self.wanted.len() || now_ns < self.next_retry_ns {
+            return;
+        }
+        self.next_retry_ns = now_ns + RETRY_NS;
+        let wanted = self.wanted.clone();
         self.links.retain(|(link, _)| {
             wanted.iter().any(|other| other.client == link.client && other.source == link.source)
         });
@@ -165,7 +184,11 @@ impl Owned {
             }
             match self.open(&link) {
                 Ok(mirror) => self.links.push((link, mirror)),
-                Err(why) => crate::error!("no write-back from {}: {why}", link.client),
+                Err(why) => {
+                    if self.failures.due(&why).is_some() {
+                        crate::error!("no write-back from {}: {why}; it is tried again", link.client);
+                    }
+                }
             }
         }
         self.publisher.set_compare(!self.links.is_empty());
@@ -186,6 +209,12 @@ impl Worker for Owned {
         self.take_orders();
         let mut work = self.publisher.do_work()?;
         let now_ns = clock::monotonic_ns();
+        if now_ns - self.last_turn_ns > SETTLED_NS {
+            // We were stopped ourselves. What was written here meanwhile has just been published; what clients sent
+            // without knowing it waits in our queues, and is old.
+            self.settled = [self.publisher.seq(); 2];
+        }
+        self.last_turn_ns = now_ns;
         if now_ns >= self.next_settled_ns {
             self.next_settled_ns = now_ns + SETTLED_NS;
             self.settled = [self.publisher.seq(), self.settled[0]];

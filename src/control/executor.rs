@@ -192,10 +192,11 @@ impl Executor {
                 self.start_publisher(name, &path, preferred_port)
             }
             Action::StopPublisher { name } => {
+                self.orders.remove(&name);
                 if let Some(handle) = self.publishers.remove(&name) {
                     join(handle);
+                    crate::info!("'{name}' is published no more: it has no client");
                 }
-                crate::info!("'{name}' is published no more: it has no client");
                 lock(&self.state).on_publisher_stopped(&name);
                 true
             }
@@ -243,6 +244,9 @@ impl Executor {
                 true
             }
             Action::RefuseMirror { key, target, why } => {
+                if let Some(handle) = self.mirrors.remove(&key) {
+                    join(handle);
+                }
                 self.mirror_failed(key, target, why, RETRY_AFTER);
                 true
             }
@@ -390,6 +394,9 @@ impl Executor {
                 true
             }
             Err(why) => {
+                // The socket of its write-back, if it had one, went with it: another is bound.
+                self.workshop.forget_back(&key);
+                lock(&self.state).on_back_lost(&key);
                 self.mirror_failed(key, target, why, RETRY_AFTER);
                 false
             }

@@ -3,12 +3,13 @@
 use crate::control::commands::{Command, Commands};
 use crate::control::executor::lock;
 use crate::control::redis_link::{Health, open_for_messages};
-use crate::control::registry::Registry;
+use crate::control::registry::{Entry, Registry};
 use crate::control::roles::Watch;
 use crate::control::state::{State, StreamKey};
 use crate::dtype::{DType, Shape};
 use crate::error::Result;
 use crate::limits;
+use crate::log::Repeats;
 use crate::metrics;
 use crate::naming::{host_name, key, segment_name};
 use crate::os::threads::Stop;
@@ -65,12 +66,14 @@ struct Synchronized {
     /// Names of an earlier run that may still stand there.
     leftover: BTreeSet<String>,
     passes: u64,
+    contests: Repeats,
 }
 
 /// `dao-shm-sync`: local segments against the registry, once a second. `leftover`: what an earlier run registered.
 pub fn shm_sync(shared: &Shared, leftover: BTreeSet<String>, stop: &Stop) {
     let mut registry = shared.registry();
-    let mut synchronized = Synchronized { entries: None, leftover, passes: 0 };
+    let mut synchronized =
+        Synchronized { entries: None, leftover, passes: 0, contests: Repeats::new(Duration::from_secs(60)) };
     let mut unfinished = BTreeSet::new();
     loop {
         let found = scan(shared, &mut unfinished);
@@ -152,7 +155,15 @@ fn synchronize(
     let me = lock(&shared.state).me.clone();
     let host = &me.hostname;
     known.passes += 1;
-    let lost = !registry.machine_is_registered(host, me.ip, me.role.name())?;
+    let entry = registry.machine_entry(host, me.ip, me.role.name())?;
+    if let Entry::Contested(other) = entry
+        && known.contests.due("contested").is_some()
+    {
+        crate::error!(
+            "another daemon is registered as '{host}', from {other}: give one of them another --hostname"
+        );
+    }
+    let lost = entry == Entry::Lost;
     // The four keys tell of a Redis that was emptied; a key that somebody deleted by hand is found at leisure.
     let leisurely = known.passes.is_multiple_of(30);
     let partly_lost = !lost
@@ -352,6 +363,9 @@ pub fn stale_cleanup(shared: &Shared, stop: &Stop) {
         }
         if let Err(error) = cleanup_round(&mut registry, &mut watch, &me.hostname, &mut next_removal) {
             crate::debug!("no clean-up: {error}");
+            // What was seen before an outage says nothing of who lives after it: everybody gets time to beat again.
+            watch = Watch::default();
+            next_removal = Instant::now() + limits::STALE_CLEANUP_INTERVAL;
         }
         if stop.wait(limits::STALE_CLEANUP_INTERVAL / 3) {
             return;

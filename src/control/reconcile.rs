@@ -55,9 +55,9 @@ impl State {
     }
 
     fn reconcile_publishers(&self, now: Instant, actions: &mut Vec<Action>) {
-        for (name, publisher) in &self.publishers {
-            // A publisher whose file is gone notices by itself, and sooner than the scan.
-            if matches!(publisher, Publisher::Running(_)) && !self.clients.contains_key(name) {
+        for name in self.publishers.keys() {
+            // Running or failed. One whose file is gone notices by itself, and sooner than the scan.
+            if !self.clients.contains_key(name) {
                 actions.push(Action::StopPublisher { name: name.clone() });
             }
         }

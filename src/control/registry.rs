@@ -59,6 +59,17 @@ pub struct RemoteFacts {
     pub records: Vec<Record>,
 }
 
+/// This machine's entry in the registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// As we wrote it.
+    Ours,
+    /// Not there, or not whole.
+    Lost,
+    /// Another daemon of the same host name, at this address.
+    Contested(Ipv4Addr),
+}
+
 /// The age of a client's heartbeat by Redis' clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -198,14 +209,21 @@ impl Registry {
     }
 
     /// Do ip, hostname, role and last_connect stand in Redis as they should?
-    pub fn machine_is_registered(&mut self, host: &str, ip: Ipv4Addr, role: &str) -> Result<bool> {
+    pub fn machine_entry(&mut self, host: &str, ip: Ipv4Addr, role: &str) -> Result<Entry> {
         let keys = ["ip", "hostname", "role", "last_connect"].map(|field| key::machine(host, field));
         let values = self.mget(&keys)?;
-        let ip = ip.to_string();
-        let wanted = [Some(ip.as_str()), Some(host), Some(role)];
-        let same =
-            wanted.iter().zip(&values).all(|(wanted, value)| wanted.map(str::as_bytes) == value.as_deref());
-        Ok(same && values.get(3).is_some_and(Option::is_some))
+        let value = |place: usize| values.get(place).and_then(Option::as_deref);
+        let other_ip = value(0)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok()?.parse().ok())
+            .filter(|other| *other != ip);
+        let same = value(0) == Some(ip.to_string().as_bytes())
+            && value(1) == Some(host.as_bytes())
+            && value(2) == Some(role.as_bytes());
+        Ok(match (other_ip, value(3)) {
+            (Some(other), Some(_)) => Entry::Contested(other),
+            (_, Some(_)) if same => Entry::Ours,
+            _ => Entry::Lost,
+        })
     }
 
     /// Rewrites last_connect, in Redis' own time.

@@ -84,6 +84,9 @@ impl State {
                 || !segments.contains_key(name)
         });
         self.segments = segments;
+        // Names come and go; only the ports of those that may be asked for again are kept.
+        let (segments, clients) = (&self.segments, &self.clients);
+        self.ports.retain(|name, _| segments.contains_key(name) || clients.contains_key(name));
     }
 
     /// A request was found in Redis.
@@ -206,6 +209,7 @@ impl State {
     /// A publisher was stopped.
     pub fn on_publisher_stopped(&mut self, name: &str) {
         self.publishers.remove(name);
+        self.links.remove(name);
     }
 
     /// Records stand in Redis as given.
@@ -366,6 +370,13 @@ impl State {
     pub fn on_mirror_stopped(&mut self, key: &StreamKey) {
         self.close_back(key);
         self.mirrors.remove(key);
+    }
+
+    /// The socket of a write-back is gone, whatever became of its mirror.
+    pub fn on_back_lost(&mut self, key: &StreamKey) {
+        if let Some(wanted) = self.wanted.get_mut(key) {
+            wanted.back = None;
+        }
     }
 
     /// The socket of a write-back has ended with its mirror.

@@ -176,6 +176,7 @@ fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> 
     let any_keywords = target.source.wire() == Wire::Python;
     let fits = |spec: &SegmentSpec| {
         spec.shape == target.shape
+            && spec.depth == 1
             && spec.dtype == target.dtype
             && (any_keywords || spec.keywords == target.keywords)
     };

@@ -160,7 +160,8 @@ impl Request {
         let map = object(text)?;
         let dao = map.get("dao").and_then(Value::as_object);
         Ok(Request {
-            boot_id: dao.map(|dao| boot(dao, "boot")).transpose()?,
+            // Extra fields may be anybody's: what we do not understand is no reason to refuse a request.
+            boot_id: dao.and_then(|dao| boot(dao, "boot").ok()),
             client_hostname: host(&map, "client_hostname")?,
             client_ip: ip(&map, "client_ip")?,
             transport: transport(&map)?,
@@ -189,7 +190,9 @@ impl Record {
 
     fn from_value(value: &Value) -> Result<Record, String> {
         let map = value.as_object().ok_or("a record is no JSON object")?;
-        let extras = map.get("dao").and_then(Value::as_object).map(RecordExtras::from_map).transpose()?;
+        // Those of another version are none to us: its plain fields still name a port with Python's wire.
+        let dao = map.get("dao").and_then(Value::as_object);
+        let extras = dao.and_then(|dao| RecordExtras::from_map(dao).ok());
         Ok(Record {
             server_ip: ip(map, "server_ip")?,
             port: port(map, "port")?.ok_or("field 'port' is missing")?,
@@ -284,6 +287,15 @@ mod tests {
         }));
         let text = Record::list_to_json(std::slice::from_ref(&ours));
         assert_eq!(Record::parse_list(&text).unwrap().0, vec![ours]);
+    }
+
+    #[test]
+    fn extra_fields_of_another_version_leave_the_plain_ones_as_they_are() {
+        let text = r#"{"client_ip": "1.2.3.4", "client_hostname": "gui1", "transport": "zmq", "dao": {"wire": "x"}, "x": 1}"#;
+        assert_eq!(Request::parse(text).unwrap().boot_id, None);
+        let mut value = record(None).to_value();
+        value["dao"] = json!({"wire": 99, "boot": 5});
+        assert_eq!(Record::from_value(&value).unwrap().extras, None);
     }
 
     #[test]
