@@ -51,7 +51,8 @@ check "... and gets the frame" eventually 5 has alpha "$dm" 6
 kill_daemon alpha
 start_daemon alpha --read-only
 put alpha "$dm" 7
-sees_refusal() { mirror_of beta alpha "$dm" 'm.get("error", "")' | grep -q "'alpha' is read-only"; }
-check "started anew with it: the bidirectional mirror says why it has ended" eventually 20 sees_refusal
+check "started anew with it: the bidirectional mirror goes on one-way" eventually 20 one_way
+check "... with the owner's frames" eventually 10 has beta "$there" 7
+check "... and its daemon's log says why" grep -q "'alpha' is read-only" "$WORK/beta.log"
 
 finish
