@@ -153,8 +153,9 @@ fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -
             Err(RecvTimeoutError::Timeout) if left.is_zero() || caller.gone.is_set() => {
                 let _ = shared.commands.offer(Command::Abandon { key: key.clone(), ticket });
                 let seconds = asked.timeout.as_secs_f64();
-                let sentence =
-                    format!("Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s.");
+                let sentence = format!(
+                    "Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s."
+                );
                 return Err(Error::new(Kind::Timeout, sentence));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -238,7 +239,8 @@ fn discover(shared: &Shared, scan: Scan) -> Result<Value> {
     let Ok(_one_at_a_time) = SCANNING.try_lock() else {
         return Err(Error::new(Kind::Os, "Another scan is under way; try again when it is done."));
     };
-    let free = process::descriptor_limit().saturating_sub(process::descriptors_open() + limits::DESCRIPTORS_SPARE);
+    let free =
+        process::descriptor_limit().saturating_sub(process::descriptors_open() + limits::DESCRIPTORS_SPARE);
     let workers = scan.max_workers.min(free as usize);
     if workers == 0 {
         return Err(Error::new(Kind::Os, "No descriptors are left for a scan; raise the limit (ulimit -n)."));

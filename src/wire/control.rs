@@ -94,10 +94,9 @@ fn flag(map: &Map<String, Value>, field: &str) -> Result<bool, Error> {
 fn whole(map: &Map<String, Value>, field: &str, default: u64, most: u64) -> Result<u64, Error> {
     match map.get(field) {
         None | Some(Value::Null) => Ok(default),
-        Some(value) => value
-            .as_u64()
-            .filter(|number| (1..=most).contains(number))
-            .ok_or_else(|| Error::new(Kind::Value, format!("'{field}' is no whole number from 1 to {most}."))),
+        Some(value) => value.as_u64().filter(|number| (1..=most).contains(number)).ok_or_else(|| {
+            Error::new(Kind::Value, format!("'{field}' is no whole number from 1 to {most}."))
+        }),
     }
 }
 
