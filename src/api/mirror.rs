@@ -116,6 +116,9 @@ impl Mirror {
     /// `Timeout`: no whole frame could be had. `Os`: the mirror is gone.
     pub fn latest(&mut self) -> Result<&Frame> {
         let deadline = Instant::now() + WHOLE_FRAME;
+        if self.reader.segment().replaced() {
+            self.open_again(deadline)?;
+        }
         self.read(deadline, Reader::read_newest)?;
         Ok(&self.frame)
     }

@@ -164,12 +164,14 @@ fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -
     Ok(mirror_json(&key, &info, wait_for_first_frame(&info, caller)))
 }
 
-/// Up to two seconds, or until a frame is in. The number of frames then.
+/// Up to two seconds, or until a frame is in, and what is written goes back where that was asked for. The number of
+/// frames then.
 fn wait_for_first_frame(info: &MirrorInfo, caller: &Caller) -> u64 {
     let deadline = Instant::now() + limits::FIRST_FRAME_TIMEOUT;
     loop {
         let frames = info.stats.frames.load(Ordering::Relaxed);
-        if frames > 0 || Instant::now() >= deadline || caller.gone.wait(Duration::from_millis(1)) {
+        let open = info.back.as_ref().is_none_or(|back| back.open.load(Ordering::Relaxed));
+        if frames > 0 && open || Instant::now() >= deadline || caller.gone.wait(Duration::from_millis(1)) {
             return frames;
         }
     }
@@ -294,7 +296,9 @@ fn status(shared: &Shared) -> Value {
                     entry.insert("port".into(), json!(target.source.port));
                     entry.insert("bidirectional".into(), json!(target.bidirectional));
                     if let Some(back) = &info.back {
-                        entry.insert("written_back".into(), Value::Object(back.to_json()));
+                        let mut written = back.to_json();
+                        written.insert("open".into(), json!(back.open.load(Ordering::Relaxed)));
+                        entry.insert("written_back".into(), Value::Object(written));
                     }
                     entry
                 }

@@ -400,6 +400,18 @@ fn writers_are_told_to_the_publisher_and_again_when_one_comes_back() {
 }
 
 #[test]
+fn a_record_left_of_a_bidirectional_mirror_is_no_answer_for_a_one_way_one() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    let left = Record { bidirectional: true, client_pub_port: Some(7000), ..record("me", 5560, 7) };
+    state.on_want(key(), false, Holder::Kept, facts(&[left])).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!((world.asked, state.mirrors.len()), (1, 0));
+    state.on_remote(key(), facts(&[record("me", 5560, 7)]));
+    world.settle(&mut state, now);
+    assert!(state.running_mirror(&key()).is_some());
+}
+
+#[test]
 fn two_streams_never_share_a_mirrors_file() {
     let mut state = state();
     state.on_want(("a.b".into(), "c".into()), false, Holder::Kept, facts(&[])).unwrap();
