@@ -1,3 +1,6 @@
+//! An example of README.md: below these lines it stands there word for word.
+#![allow(clippy::print_stdout)]
+
 use daoserver::{DaoServer, Settings};
 use std::time::Duration;
 fn main() -> daoserver::Result<()> {

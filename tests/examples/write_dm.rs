@@ -1,3 +1,6 @@
+//! An example of README.md: below these lines it stands there word for word.
+#![allow(clippy::print_stdout)]
+
 use daoserver::{DaoServer, Settings};
 fn main() -> daoserver::Result<()> {
     let settings = Settings { redis_host: "192.168.64.2".into(), ..Settings::here()? };
