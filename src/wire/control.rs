@@ -144,7 +144,7 @@ fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
             max_workers: whole(map, "max_workers", 64, limits::DISCOVERY_WORKERS_MAX as u64)? as usize,
         }),
         other => {
-            let shown: String = other.chars().take(40).collect();
+            let shown: String = other.chars().take(40).flat_map(char::escape_debug).collect();
             return Err(Error::new(Kind::Value, format!("Unknown op '{shown}'.")));
         }
     })
