@@ -6,6 +6,8 @@ DAOSERVER=$(realpath "${DAOSERVER:-$(dirname "${BASH_SOURCE[0]}")/../../target/d
 export DAOSERVER
 REPOSITORY=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/daoserver-scenario.XXXXXX")
+# What is asked all the time must be cheap: a wrapper around python3, as pyenv has, takes three times as long as Python.
+interpreter=$(python3 -ISc 'import sys; print(sys.executable)' 2>/dev/null) && PATH=$(dirname "$interpreter"):$PATH
 PASSED=0
 FAILED=0
 # Processes that this scenario started, and commands that undo the rest, last first.
@@ -286,7 +288,7 @@ need_python() { command -v python3 >/dev/null || skip "python3 is not installed"
 
 # json EXPRESSION: the value of a Python expression of `d`, the JSON on standard input. Text and numbers bare.
 json() {
-    python3 -c 'import json, sys
+    python3 -ISc 'import json, sys
 d = json.load(sys.stdin)
 value = eval(sys.argv[1])
 print(value if isinstance(value, str) else json.dumps(value))' "$1"
@@ -309,7 +311,7 @@ get_both() { at "$1" get "$2" "$3" --bidirectional; }
 
 # value HOST NAME: the first element of a segment of one axis. has HOST NAME VALUE: it is that.
 value() { shm "$1" read "$2" --json | json 'd["data"][0]'; }
-has() { python3 -c 'import sys; sys.exit(float(sys.argv[1]) != float(sys.argv[2]))' "$(value "$1" "$2")" "$3"; }
+has() { python3 -ISc 'import sys; sys.exit(float(sys.argv[1]) != float(sys.argv[2]))' "$(value "$1" "$2")" "$3"; }
 
 # put HOST NAME VALUE: writes one frame, all elements of which are VALUE.
 put() { shm "$1" write "$2" --fill "$3"; }
