@@ -2,7 +2,7 @@
 # The README's examples, each as it is written there, on machines like those of its quick start: Redis at 192.168.64.2,
 # the owner rts with a segment wfs that is written a thousand times a second and a dm, and the client gui, where it runs.
 # An example is the code below a line `<!-- example: KIND -->`, KIND one of shell and socket (run by bash), python, and
-# `rust tests/examples/NAME.rs`, the file that it is equal to.
+# `rust tests/examples/NAME.rs`, the file that it is equal to but for the first lines there.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 need_python
@@ -70,6 +70,7 @@ built() { # built NAME: the example's program
     done
 }
 released() { same '[]' "$(on gui daoserver status --json | json '[m["shm"] for m in d["mirrors"]]')"; }
+written() { on rts daoserver shm read dm --json | json "abs(d['data'][139] - $1) < 1e-6 or exit(1)"; }
 declare -A met=()
 while read -r number kind file lines; do
     met[$kind]=yes
@@ -83,7 +84,9 @@ while read -r number kind file lines; do
             "${DAOSERVER_PYTHON:-python3}" "$code"
         ;;
     rust)
-        check "$what: is $file" cmp "$code" "$REPOSITORY/$file"
+        # Its first lines, up to an empty one, are for the compiler.
+        sed '1,/^$/d' "$REPOSITORY/$file" >"$WORK/file.rs"
+        check "$what: is $file" cmp "$code" "$WORK/file.rs"
         program=$(built "$(basename "$file" .rs)")
         if [[ -n $program ]]; then
             check "$what: runs" run "$program"
@@ -94,6 +97,10 @@ while read -r number kind file lines; do
     *) fail "$what: nothing runs that" ;;
     esac
     check "$what: leaves no mirror" eventually 5 released
+    if grep -qw dm "$code"; then
+        check "$what: what it wrote is in the owner's segment" written 0.01
+        on rts daoserver shm write dm --fill 0
+    fi
     [[ $kind == shell ]] || continue
     # The one that prints a frame's rows and records.
     check "$what: the rows of a whole frame" same "1 64" "$(awk 'NR == 1 {for (i = 2; i <= NF; i++) n[$i]++; print length(n), NF - 1}' "$WORK/printed")"
