@@ -65,6 +65,7 @@ impl Daemon {
         let (commands, queue) = Commands::new();
         let mut state = State::new(Identity { hostname: settings.hostname.clone(), ip, role });
         (state.read_only, state.allow) = (settings.read_only, settings.allow.clone());
+        state.transport = settings.transport;
         restore(&mut state, remembered);
         let shared = Arc::new(Shared::new(settings.clone(), state, commands.clone(), health));
         let context = zmq::Context::new();

@@ -36,6 +36,26 @@ impl fmt::Display for Role {
     }
 }
 
+/// How frames travel between two daoservers. Python peers have ZMQ, whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP where the other side offers it, else ZMQ.
+    #[default]
+    Auto,
+    /// ZMQ alone: TCP is neither offered nor taken.
+    Zmq,
+    /// TCP alone: from an owner that does not offer it there is no mirror.
+    Tcp,
+}
+
+impl Transport {
+    /// From the command line's word.
+    pub fn parse(text: &str) -> Option<Transport> {
+        let rows = [("auto", Transport::Auto), ("zmq", Transport::Zmq), ("tcp", Transport::Tcp)];
+        rows.into_iter().find(|row| row.0 == text).map(|row| row.1)
+    }
+}
+
 /// A range of addresses: `192.168.64.0/24`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
@@ -117,6 +137,8 @@ pub struct Settings {
     pub read_only: bool,
     /// Who may subscribe or write; nobody named: all.
     pub allow: Vec<Cidr>,
+    /// How frames travel.
+    pub transport: Transport,
     /// The control socket; `None`: `<shm_dir>/.daoserver-<hostname>.sock`.
     pub control: Option<PathBuf>,
 }
@@ -138,6 +160,7 @@ impl Settings {
             bind: None,
             read_only: false,
             allow: Vec::new(),
+            transport: Transport::Auto,
             control: None,
         }
     }

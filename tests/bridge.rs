@@ -69,7 +69,7 @@ impl Stream {
         let path = self.place.path(name);
         let writer = Writer::new(shm::create(&path, spec, &[]).unwrap()).unwrap();
         let stats = Arc::new(MirrorStats::default());
-        let source = Source { ip: LOOPBACK, port: self.started.port, boot_id: Some(boot_id) };
+        let source = Source { ip: LOOPBACK, port: self.started.port, boot_id: Some(boot_id), tcp_port: None };
         let mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
         Follower { mirror, stats, path }
     }
@@ -330,7 +330,7 @@ fn garbage_on_the_port_is_counted_by_cause_and_the_mirror_lives() {
     let path = place.path("m");
     let stats = Arc::new(MirrorStats::default());
     let writer = Writer::new(shm::create(&path, &spec(SHAPE, DType::U16, 1), &[]).unwrap()).unwrap();
-    let source = Source { ip: LOOPBACK, port, boot_id: Some(stream.started.boot_id) };
+    let source = Source { ip: LOOPBACK, port, boot_id: Some(stream.started.boot_id), tcp_port: None };
     let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let refused = |label: &str| {
@@ -358,7 +358,7 @@ fn a_message_above_the_size_limit_does_not_end_the_stream() {
         hostile.bind(&format!("tcp://127.0.0.1:{port}")).unwrap();
         let writer = shm::create(&place.path("m"), &spec(SHAPE, DType::U16, 1), &[]).unwrap();
         let stats = Arc::new(MirrorStats::default());
-        let source = Source { ip: LOOPBACK, port, boot_id };
+        let source = Source { ip: LOOPBACK, port, boot_id, tcp_port: None };
         let writer = Writer::new(writer).unwrap();
         let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
         hostile.recv_bytes(0).unwrap(); // its subscription

@@ -107,7 +107,12 @@ impl Cluster {
     fn join(&mut self, name: &str, shape: &str) {
         let path = self.place.path(name);
         let segment = shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
-        let source = Source { ip: LOOPBACK, port: self.started.port, boot_id: Some(self.started.boot_id) };
+        let source = Source {
+            ip: LOOPBACK,
+            port: self.started.port,
+            boot_id: Some(self.started.boot_id),
+            tcp_port: None,
+        };
         let stats = Arc::new(MirrorStats::default());
         let writer = Writer::new(segment).unwrap();
         let mut mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
@@ -124,7 +129,7 @@ impl Cluster {
         let worker = Bidirectional::new(mirror, back, &path).unwrap();
         let link = Link {
             client: name.to_owned(),
-            source: Source { ip: LOOPBACK, port, boot_id: Some(me) },
+            source: Source { ip: LOOPBACK, port, boot_id: Some(me), tcp_port: None },
             origin: me,
             stats: Arc::new(MirrorStats::default()),
         };
@@ -276,7 +281,7 @@ impl Python {
         socket.bind("tcp://127.0.0.1:*").unwrap();
         let endpoint = socket.get_last_endpoint().unwrap().unwrap();
         let port = endpoint.rsplit(':').next().unwrap().parse().unwrap();
-        Python { socket, source: Source { ip: LOOPBACK, port, boot_id: None } }
+        Python { socket, source: Source { ip: LOOPBACK, port, boot_id: None, tcp_port: None } }
     }
 
     fn send(&self, value: u32) {

@@ -1,7 +1,7 @@
 //! The network to one mirror segment: receives privately, checks, then writes as the library writes.
 
+use crate::bridge::inlet::{Inlet, Received};
 use crate::bridge::origins::{OWNER, Origins};
-use crate::bridge::sockets::SubSocket;
 use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
@@ -37,6 +37,8 @@ pub struct Source {
     pub ip: Ipv4Addr,
     /// The port of our connection record.
     pub port: u16,
+    /// The port for TCP, if the owner offers it and we want it.
+    pub tcp_port: Option<u16>,
     /// The publisher that the record names: frames of another one at the same port are not for us. `None`: a Python
     /// daemon's record names none, and it has no other wire than [`TOPIC_PYTHON`].
     pub boot_id: Option<u64>,
@@ -48,7 +50,13 @@ impl Source {
         if self.boot_id.is_some() { Wire::Dao } else { Wire::Python }
     }
 
-    fn topic(&self) -> &'static str {
+    /// The transport's name in `status`.
+    pub fn transport(&self) -> &'static str {
+        if self.tcp_port.is_some() { "tcp" } else { "zmq" }
+    }
+
+    /// The ZMQ topic that the frames have.
+    pub fn topic(&self) -> &'static str {
         match self.wire() {
             Wire::Dao => TOPIC_DAO,
             Wire::Python => TOPIC_PYTHON,
@@ -62,13 +70,11 @@ fn meta_of(header: &FrameHeader) -> FrameMeta {
 
 /// One mirror. Runs on its `dao-mir-<name>` thread alone.
 pub struct Mirror {
-    socket: SubSocket,
+    inlet: Inlet,
     source: Source,
     writer: Writer,
     ledger: Ledger,
     stats: Arc<MirrorStats>,
-    body: zmq::Message,
-    keywords: zmq::Message,
     /// Of a Python owner, to tell repeated frames; of a bidirectional one, what the owner has now.
     last_pixels: Vec<u8>,
     /// Counters and time of that frame, as the owner has them.
@@ -101,17 +107,15 @@ impl Mirror {
         writer: Writer,
         stats: Arc<MirrorStats>,
     ) -> zmq::Result<Mirror> {
-        let frame_bytes = writer.segment().spec().frame_bytes();
+        let spec = writer.segment().spec();
         stats.frameless_since_ns.store(0, Relaxed); // of another connection
         Ok(Mirror {
-            socket: SubSocket::connect(context, source.ip, source.port, source.topic(), frame_bytes)?,
+            inlet: Inlet::connect(context, &source, spec.frame_bytes(), spec.keywords)?,
             source,
             writer,
             ledger: Ledger::continuing(stats.lost()),
             frames_at_check: stats.frames.load(Relaxed),
             stats,
-            body: zmq::Message::new(),
-            keywords: zmq::Message::new(),
             last_pixels: Vec::new(),
             last_meta: FrameMeta::default(),
             shared: None,
@@ -162,11 +166,15 @@ impl Mirror {
     }
 
     /// Takes one message, if there is one.
-    pub fn receive_one(&mut self, skip: impl FnOnce(&SubSocket) -> bool) -> Result<bool, Ended> {
-        let received = self.socket.receive(&mut self.body, &mut self.keywords);
+    pub fn receive_one(&mut self, skip: impl FnOnce(&Inlet) -> bool) -> Result<bool, Ended> {
+        let received = self.inlet.receive();
         match received.map_err(|error| Ended::Socket(error.to_string()))? {
-            Some(parts) => self.on_message(parts, skip).map(|()| true),
-            None => Ok(false),
+            Received::Message(parts) => self.on_message(parts, skip).map(|()| true),
+            Received::Refused(why) => {
+                self.refuse(why);
+                Ok(true)
+            }
+            Received::Nothing => Ok(false),
         }
     }
 
@@ -200,7 +208,7 @@ impl Mirror {
         if parts < 2 {
             return Err(Refused::BadParts);
         }
-        let header = FrameHeader::decode(&self.body)?;
+        let header = FrameHeader::decode(self.inlet.body())?;
         let spec = self.writer.segment().spec();
         if Some(header.boot_id) != self.source.boot_id {
             return Err(Refused::OtherPublisher);
@@ -212,37 +220,39 @@ impl Mirror {
             return Err(Refused::BadParts);
         }
         let keyword_bytes = usize::from(spec.keywords) * 120;
-        if header.keywords_follow && self.keywords.len() != keyword_bytes {
-            return Err(Refused::BadLength {
-                expected: keyword_bytes as u64,
-                got: self.keywords.len() as u64,
-            });
+        let got = self.inlet.keywords().len();
+        if header.keywords_follow && got != keyword_bytes {
+            return Err(Refused::BadLength { expected: keyword_bytes as u64, got: got as u64 });
         }
         Ok(header)
     }
 
-    fn on_message(&mut self, parts: usize, skip: impl FnOnce(&SubSocket) -> bool) -> Result<(), Ended> {
+    fn on_message(&mut self, parts: usize, skip: impl FnOnce(&Inlet) -> bool) -> Result<(), Ended> {
         let taken = match self.source.boot_id {
             Some(_) => self.check(parts).and_then(|header| self.on_dao(&header, skip)),
             None => self.on_python(parts, skip),
         };
         taken.unwrap_or_else(|refused| {
-            if let Some(count) = self.stats.refused.get(refused.index()) {
-                count.fetch_add(1, Relaxed);
-            }
-            if let Some(left_out) = self.refusals.due(refused.label()) {
-                crate::warn!(
-                    "a message was refused: {refused} ({left_out} more of this kind since the last line)"
-                );
-            }
+            self.refuse(refused);
             Ok(())
         })
+    }
+
+    fn refuse(&mut self, refused: Refused) {
+        if let Some(count) = self.stats.refused.get(refused.index()) {
+            count.fetch_add(1, Relaxed);
+        }
+        if let Some(left_out) = self.refusals.due(refused.label()) {
+            crate::warn!(
+                "a message was refused: {refused} ({left_out} more of this kind since the last line)"
+            );
+        }
     }
 
     fn on_dao(
         &mut self,
         header: &FrameHeader,
-        skip: impl FnOnce(&SubSocket) -> bool,
+        skip: impl FnOnce(&Inlet) -> bool,
     ) -> Result<Result<(), Ended>, Refused> {
         let now_ns = clock::monotonic_ns();
         self.stats.last_heard_ns.store(now_ns, Relaxed);
@@ -263,7 +273,7 @@ impl Mirror {
                 self.keep(header);
                 self.take_keywords(header)
             }
-            Arrival::New if skip(&self.socket) => {
+            Arrival::New if skip(&self.inlet) => {
                 self.stats.mirror_busy.fetch_add(1, Relaxed);
                 self.take_keywords(header)
             }
@@ -276,7 +286,7 @@ impl Mirror {
             // A write-back sends nothing twice.
             Arrival::Behind if now_ns >= self.next_ask_ns && self.link_origin.is_none() => {
                 self.next_ask_ns = now_ns + ASK_AGAIN_NS;
-                self.socket.ask_again().map_err(|error| Ended::Socket(error.to_string()))
+                self.inlet.ask_again().map_err(|error| Ended::Socket(error.to_string()))
             }
             Arrival::Quiet => {
                 self.refreshed = true;
@@ -291,7 +301,7 @@ impl Mirror {
         if !header.keywords_follow || self.link_origin.is_some() {
             return Ok(());
         }
-        self.writer.set_keywords_raw(&self.keywords).map_err(|_| Ended::SegmentGone)
+        self.writer.set_keywords_raw(self.inlet.keywords()).map_err(|_| Ended::SegmentGone)
     }
 
     /// A frame of a Python owner: pixels and nothing else. Its time is that of its arrival; whether frames are missing
@@ -300,17 +310,17 @@ impl Mirror {
     fn on_python(
         &mut self,
         parts: usize,
-        skip: impl FnOnce(&SubSocket) -> bool,
+        skip: impl FnOnce(&Inlet) -> bool,
     ) -> Result<Result<(), Ended>, Refused> {
         if parts != 2 {
             return Err(Refused::BadParts);
         }
-        let array = pickle::decode(&self.body)?;
+        let array = pickle::decode(self.inlet.body())?;
         let spec = self.writer.segment().spec();
         if !array.shape.same_frame(&spec.shape) || array.dtype != spec.dtype {
             return Err(Refused::OtherShape);
         }
-        if skip(&self.socket) {
+        if skip(&self.inlet) {
             self.stats.mirror_busy.fetch_add(1, Relaxed);
             return Ok(Ok(()));
         }
@@ -340,7 +350,7 @@ impl Mirror {
         if self.shared.is_none() {
             return;
         }
-        if let Some(pixels) = self.body.get(header.pixel_offset as usize..) {
+        if let Some(pixels) = self.inlet.body().get(header.pixel_offset as usize..) {
             self.last_pixels.clear();
             self.last_pixels.extend_from_slice(pixels);
             self.last_meta = meta_of(header);
@@ -357,7 +367,7 @@ impl Mirror {
     fn publish(&mut self, header: &FrameHeader) -> Result<(), Ended> {
         let FrameKind::Frame = header.kind else { return Ok(()) };
         self.take_keywords(header)?;
-        let Some(pixels) = self.body.get(header.pixel_offset as usize..) else { return Ok(()) };
+        let Some(pixels) = self.inlet.body().get(header.pixel_offset as usize..) else { return Ok(()) };
         let counter = self.writer.write_mirrored(pixels, &meta_of(header)).map_err(|_| Ended::SegmentGone)?;
         self.record(counter, header.origin);
         self.refreshed = true;
@@ -376,12 +386,16 @@ impl Mirror {
         let frame_bytes = self.writer.segment().spec().frame_bytes();
         let alive_ns = self.stats.last_heard_ns.load(Relaxed).max(self.connected_anew_ns);
         // With messages waiting, it was we who slept.
-        if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.socket.waiting() {
+        if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.inlet.waiting() {
             return Ok(());
         }
         self.connected_anew_ns = now_ns;
-        let (ip, port) = (self.source.ip, self.source.port);
-        self.socket = SubSocket::connect(&self.context, ip, port, self.source.topic(), frame_bytes)
+        if let Inlet::Tcp(inlet) = &mut self.inlet {
+            inlet.reconnect();
+            return Ok(());
+        }
+        let keywords = self.writer.segment().spec().keywords;
+        self.inlet = Inlet::connect(&self.context, &self.source, frame_bytes, keywords)
             .map_err(|error| Ended::Socket(error.to_string()))?;
         Ok(())
     }
@@ -393,7 +407,7 @@ impl Mirror {
             if !self.stats.connected() {
                 self.refreshed = false;
             }
-            let linked = self.socket.linked();
+            let linked = self.inlet.linked();
             if linked {
                 // A Python owner without new frames is silent; the connection is its only sign of life.
                 self.stats.last_heard_ns.store(now_ns, Relaxed);
@@ -422,7 +436,7 @@ impl Worker for Mirror {
         // Bounded, so that a peer that floods us cannot keep us from being stopped.
         while messages < 4 * limits::QUEUE_FRAMES_MAX {
             let late = clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
-            if !self.receive_one(|socket| late && socket.waiting())? {
+            if !self.receive_one(|inlet| late && inlet.waiting())? {
                 break;
             }
             messages += 1;
@@ -431,6 +445,6 @@ impl Worker for Mirror {
     }
 
     fn park(&mut self, time: Duration) {
-        self.socket.wait(time);
+        self.inlet.wait(time);
     }
 }

@@ -6,10 +6,13 @@
 pub mod backoff;
 pub mod bench;
 pub mod guard;
+pub mod inlet;
 pub mod mirror;
 pub mod origins;
+pub mod outlet;
 pub mod publisher;
 pub mod sockets;
 pub mod stats;
 pub mod streams;
+pub mod tcp;
 pub mod worker;

@@ -1,7 +1,8 @@
 //! One segment to the network: watches its counter, copies each frame once, sends that copy to every subscriber.
 
 use crate::bridge::origins::{OWNER, Origins};
-use crate::bridge::sockets::{PubSocket, Sent, Topics, queue_frames};
+use crate::bridge::outlet::Outlet;
+use crate::bridge::sockets::{Sent, Topics, queue_frames};
 use crate::bridge::stats::{PublisherStats, RateMeter};
 use crate::bridge::worker::{Ended, Worker};
 use crate::dtype::{DType, Shape};
@@ -32,7 +33,7 @@ const FILE_CHECK_NS: i64 = 200_000_000;
 /// The publisher of one segment. Runs on its `dao-pub-<name>` thread alone.
 pub struct Publisher {
     reader: Reader,
-    socket: PubSocket,
+    outlet: Outlet,
     pool: SendPool,
     frame_bytes: usize,
     stats: Arc<PublisherStats>,
@@ -67,6 +68,7 @@ pub struct Publisher {
 #[allow(missing_docs)]
 pub struct Started {
     pub port: u16,
+    pub tcp_port: Option<u16>,
     pub boot_id: u64,
     pub shape: Shape,
     pub dtype: DType,
@@ -111,18 +113,19 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 impl Publisher {
-    /// Opens the segment at `path`; frames go out on `socket`. `origins` has the frames that this daemon writes into
+    /// Opens the segment at `path`; frames go out through `outlet`. `origins` has the frames that this daemon writes into
     /// the segment itself.
     pub fn new(
         path: &Path,
-        socket: PubSocket,
+        outlet: impl Into<Outlet>,
         origins: Arc<Origins>,
         back: Option<Back>,
     ) -> Result<(Publisher, Started), StartError> {
+        let outlet = outlet.into();
         let segment = Segment::open(path, Access::Read).map_err(StartError::Segment)?;
         let spec = segment.spec().clone();
         let frame_bytes = spec.frame_bytes();
-        let queue = queue_frames(frame_bytes);
+        let (socket, queue) = (&outlet.zmq, queue_frames(frame_bytes));
         let header = FrameHeader {
             kind: FrameKind::Frame,
             on_subscription: false,
@@ -147,6 +150,7 @@ impl Publisher {
         let stats = Arc::new(PublisherStats::default());
         let started = Started {
             port: socket.port(),
+            tcp_port: outlet.tcp_port(),
             boot_id: header.boot_id,
             shape: spec.shape,
             dtype: spec.dtype,
@@ -167,7 +171,7 @@ impl Publisher {
         }
         let publisher = Publisher {
             reader,
-            socket,
+            outlet,
             pool: SendPool::new(buffers, buffers_max, suffix_at + pickle.suffix.len(), move |buffer| {
                 buffer[PIXEL_OFFSET - pickle.prefix.len()..PIXEL_OFFSET].copy_from_slice(&pickle.prefix);
                 buffer[suffix_at..].copy_from_slice(pickle.suffix);
@@ -274,9 +278,9 @@ impl Publisher {
         }
         self.note_sent(index);
         // A frame that was sent before is only for those who have come since.
-        let topics = if seen_before { self.resend } else { self.socket.subscribed() };
-        if topics.dao {
-            self.send_dao(index)?;
+        let topics = if seen_before { self.resend } else { self.outlet.subscribed() };
+        if topics.dao || topics.tcp {
+            self.send_dao(index, topics, seen_before)?;
         }
         if topics.python {
             self.send_python(index)?;
@@ -287,11 +291,11 @@ impl Publisher {
         Ok(1)
     }
 
-    fn send_dao(&mut self, index: usize) -> Result<(), Ended> {
+    fn send_dao(&mut self, index: usize, topics: Topics, seen_before: bool) -> Result<(), Ended> {
         let now_ns = clock::monotonic_ns();
         self.reader.segment().copy_keywords_raw(&mut self.keywords_now);
         let keywords_due =
-            self.keywords != self.keywords_now || self.resend.dao || now_ns >= self.next_keywords_ns;
+            self.keywords != self.keywords_now || self.resend.any() || now_ns >= self.next_keywords_ns;
         self.header.keywords_follow = keywords_due && !self.keywords.is_empty();
         self.header.sent_ns = clock::realtime_ns();
         if let Some(head) = self.pool.buffer_mut(index).first_chunk_mut() {
@@ -304,9 +308,21 @@ impl Publisher {
         } else {
             None
         };
-        let range = 0..PIXEL_OFFSET + self.frame_bytes;
-        let sent = self.socket.send(TOPIC_DAO, &self.pool, index, range, keywords).map_err(socket_failed)?;
-        if sent == Sent::NotToAll {
+        let mut left_out = 0;
+        // First: TCP sends at once, ZMQ only hands over.
+        if topics.tcp {
+            let mut head = [0; HEADER_BYTES];
+            FrameHeader { pixel_offset: HEADER_BYTES as u32, ..self.header }.encode(&mut head);
+            let pixels = (&self.pool, index, PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes);
+            left_out = self.outlet.send_tcp(&head, self.header.seq, Some(pixels), keywords, seen_before);
+        }
+        if topics.dao {
+            let range = 0..PIXEL_OFFSET + self.frame_bytes;
+            let sent =
+                self.outlet.send(TOPIC_DAO, &self.pool, index, range, keywords).map_err(socket_failed)?;
+            left_out += usize::from(sent == Sent::NotToAll);
+        }
+        if left_out > 0 {
             self.count_queue_full(1);
         }
         self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
@@ -316,7 +332,7 @@ impl Publisher {
     /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
     fn send_python(&mut self, index: usize) -> Result<(), Ended> {
         let range = self.pickle.clone();
-        let sent = self.socket.send(TOPIC_PYTHON, &self.pool, index, range, None).map_err(socket_failed)?;
+        let sent = self.outlet.send(TOPIC_PYTHON, &self.pool, index, range, None).map_err(socket_failed)?;
         if sent == Sent::NotToAll {
             self.stats.python_queue_full.fetch_add(1, Relaxed);
         }
@@ -325,7 +341,7 @@ impl Publisher {
 
     /// The write-back of a mirror: frames that a program on this machine wrote, and no others.
     fn write_back(&mut self) -> Result<usize, Ended> {
-        let open = self.back.as_ref().is_some_and(|back| back.open) && self.socket.subscribed().any();
+        let open = self.back.as_ref().is_some_and(|back| back.open) && self.outlet.subscribed().any();
         self.stats.open.store(open, Relaxed);
         if !self.reader.has_news() {
             return Ok(0);
@@ -352,7 +368,7 @@ impl Publisher {
 
     /// What was sent last is on its way even if this publisher ends now.
     pub fn linger(&self) {
-        self.socket.linger(limits::WRITE_BACK_LINGER);
+        self.outlet.zmq.linger(limits::WRITE_BACK_LINGER);
     }
 
     /// The sequence number of the frame sent last.
@@ -377,7 +393,7 @@ impl Publisher {
         let pixels = &mut self.pool.buffer_mut(index)[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
         let Outcome::Frame { meta, .. } = self.reader.read_newest(pixels) else { return Ok(()) };
         let hash = hash(pixels);
-        if self.sent_hash.replace(hash).is_some_and(|sent| sent != hash) && self.socket.subscribed().any() {
+        if self.sent_hash.replace(hash).is_some_and(|sent| sent != hash) && self.outlet.subscribed().any() {
             self.send(index, &meta, clock::realtime_ns(), false, false)?;
         }
         Ok(())
@@ -400,7 +416,7 @@ impl Publisher {
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_subscription_poll_ns {
             self.next_subscription_poll_ns = now_ns + SUBSCRIPTION_POLL_NS;
-            let new = self.socket.take_subscriptions();
+            let new = self.outlet.take_subscriptions();
             // What stands in a mirror is the owner's own, or older than what it has.
             if self.back.is_none() {
                 self.resend = self.resend.or(new);
@@ -419,7 +435,8 @@ impl Publisher {
         }
         if now_ns >= self.next_alive_ns {
             self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
-            if self.socket.subscribed().dao {
+            let topics = self.outlet.subscribed();
+            if topics.dao || topics.tcp {
                 let alive = FrameHeader {
                     kind: FrameKind::Alive,
                     on_subscription: false,
@@ -430,7 +447,13 @@ impl Publisher {
                 if let Some(head) = message.first_chunk_mut() {
                     alive.encode(head);
                 }
-                self.socket.send_small(TOPIC_DAO, &message).map_err(socket_failed)?;
+                if topics.dao {
+                    self.outlet.zmq.send_small(TOPIC_DAO, &message).map_err(socket_failed)?;
+                }
+                let mut head = [0; HEADER_BYTES];
+                FrameHeader { pixel_offset: HEADER_BYTES as u32, ..alive }.encode(&mut head);
+                // Whoever is still being sent a frame hears that we live.
+                self.outlet.send_tcp(&head, self.header.seq, None, None, false);
             }
         }
         Ok(())
@@ -444,10 +467,11 @@ fn socket_failed(error: zmq::Error) -> Ended {
 impl Worker for Publisher {
     fn do_work(&mut self) -> Result<usize, Ended> {
         self.housekeeping(clock::monotonic_ns())?;
+        self.outlet.progress();
         if self.back.is_some() {
             return self.write_back();
         }
-        if !self.socket.subscribed().any() {
+        if !self.outlet.subscribed().any() {
             self.away = true;
             return Ok(0);
         }
@@ -461,7 +485,7 @@ impl Worker for Publisher {
 
     fn park(&mut self, time: Duration) {
         // Without a subscriber nothing is urgent but the next subscriber.
-        let idle = !self.socket.subscribed().any();
-        clock::sleep(if idle { Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64) } else { time });
+        let idle = !self.outlet.subscribed().any();
+        self.outlet.wait(if idle { Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64) } else { time });
     }
 }

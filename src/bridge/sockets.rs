@@ -42,17 +42,19 @@ pub struct Topics {
     pub dao: bool,
     /// The Python daemon's.
     pub python: bool,
+    /// Ours over TCP, which has no topics.
+    pub tcp: bool,
 }
 
 impl Topics {
     /// Is there any?
     pub fn any(self) -> bool {
-        self.dao || self.python
+        self.dao || self.python || self.tcp
     }
 
     /// Those of both.
     pub fn or(self, other: Topics) -> Topics {
-        Topics { dao: self.dao || other.dao, python: self.python || other.python }
+        Topics { dao: self.dao || other.dao, python: self.python || other.python, tcp: self.tcp || other.tcp }
     }
 }
 
@@ -159,13 +161,13 @@ impl PubSocket {
             }
             if subscribes == 1 {
                 self.prefixes.insert(prefix.to_vec());
-                new = new.or(Topics { dao, python });
+                new = new.or(Topics { dao, python, tcp: false });
             } else {
                 self.prefixes.remove(prefix);
             }
         }
         let any = |topic: &str| self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix));
-        self.subscribed = Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON) };
+        self.subscribed = Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON), tcp: false };
         new
     }
 

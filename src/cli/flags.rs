@@ -6,7 +6,7 @@ use crate::dtype::{DType, Shape};
 use crate::limits;
 use crate::log::Level;
 use crate::naming;
-use crate::settings::{Cidr, Role};
+use crate::settings::{Cidr, Role, Transport};
 use std::time::Duration;
 
 /// What a flag's value is when nobody typed it.
@@ -118,6 +118,9 @@ pub static FLAGS: &[Flag] = &[
     row("allow", Some("CIDR"), Default::Text("all"), &[Daemon],
         "who may subscribe or write, such as 192.168.64.0/24 or one address; repeatable",
         |t, v| { t.allow.push(Cidr::parse(v)?); Ok(()) }),
+    row("transport", Some("auto|zmq|tcp"), Default::Value("auto"), &[Daemon],
+        "how frames travel between two daoservers; auto: TCP where the other side offers it",
+        |t, v| put(&mut t.transport, Transport::parse(v).ok_or("it is none of auto, zmq, tcp".into()))),
     row("stdio", None, Default::None, &[Daemon],
         "the control protocol on standard input and output; nothing is registered before its start, and all ends with it",
         |t, _| on(&mut t.stdio)),
@@ -255,7 +258,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_daemon_is_there() {
         let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
-            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow control stdio log-level help \
+            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow transport control stdio log-level help \
             version"
             .split_whitespace()
             .collect();

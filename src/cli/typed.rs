@@ -4,7 +4,7 @@ use crate::dtype::{DType, Shape};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::log::Level;
-use crate::settings::{Cidr, Role, Secret, Settings};
+use crate::settings::{Cidr, Role, Secret, Settings, Transport};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +37,7 @@ pub struct Typed {
     pub bind: Option<Ipv4Addr>,
     pub read_only: bool,
     pub allow: Vec<Cidr>,
+    pub transport: Transport,
     pub control: Option<PathBuf>,
     pub log_level: Option<Level>,
 
@@ -183,6 +184,7 @@ impl Typed {
         settings.bind = self.bind;
         settings.read_only = self.read_only;
         settings.allow = self.allow.clone();
+        settings.transport = self.transport;
         settings.control = self.control.clone();
         Ok(settings)
     }

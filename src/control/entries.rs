@@ -34,6 +34,7 @@ pub struct Client {
     pub client_pub_port: Option<u16>,
     /// Of its publisher, where it is a daoserver that writes back.
     pub boot_id: Option<u64>,
+    pub tcp_port: Option<u16>,
     /// It asked to write and may not.
     pub read_only: bool,
     /// When it asked last: its heartbeat may take a while to come.
@@ -68,6 +69,7 @@ pub struct Target {
 #[allow(missing_docs)]
 pub struct BackSocket {
     pub port: u16,
+    pub tcp_port: Option<u16>,
     pub boot_id: u64,
 }
 

@@ -322,6 +322,7 @@ impl Executor {
             bidirectional: back.is_some(),
             client_pub_port: back.map(|back| back.port),
             boot_id: back.map(|back| back.boot_id),
+            tcp_port: back.and_then(|back| back.tcp_port),
         };
         match self.registry.ask(&key.0, &key.1, &request) {
             Ok(written) => {

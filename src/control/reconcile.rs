@@ -7,6 +7,7 @@ use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind};
 use crate::limits;
 use crate::os::clock;
+use crate::settings::Transport;
 use crate::wire::frame::VERSION;
 use crate::wire::record::Record;
 use std::collections::{BTreeMap, BTreeSet};
@@ -156,9 +157,14 @@ impl State {
                     .push(Action::RefuseWrite { key: key.clone(), why: Error::new(Kind::Permission, why) });
                 continue;
             }
-            let Some(target) = Target::of(record, ip, facts.spec) else { continue };
-            if record.transport != "zmq" {
-                let why = format!("{} connector not implemented.", record.transport);
+            let Some(target) = Target::of(record, ip, facts.spec, self.transport) else { continue };
+            let no_tcp = self.transport == Transport::Tcp && target.source.tcp_port.is_none();
+            if record.transport != "zmq" || no_tcp {
+                let why = if no_tcp {
+                    format!("'{}' offers no TCP, and nothing else is wanted here (--transport).", key.0)
+                } else {
+                    format!("{} connector not implemented.", record.transport)
+                };
                 let why = Error::new(Kind::NotImplemented, why);
                 if !matches!(self.mirrors.get(key), Some(Mirror::Failed { why: old, .. }) if *old == why) {
                     actions.push(Action::RefuseMirror { key: key.clone(), target, why });
@@ -212,10 +218,16 @@ fn answers(record: &Record, wanted: &Wanted) -> bool {
 
 impl Target {
     /// What a record offers. A daoserver with another wire than ours still serves Python's.
-    fn of(record: &Record, ip: Ipv4Addr, registered: Option<(Shape, DType)>) -> Option<Target> {
+    fn of(
+        record: &Record,
+        ip: Ipv4Addr,
+        registered: Option<(Shape, DType)>,
+        transport: Transport,
+    ) -> Option<Target> {
         let (shape, dtype) = record.extras.map(|extras| (extras.shape, extras.dtype)).or(registered)?;
         let ours = record.extras.filter(|extras| extras.wire == VERSION);
-        let source = Source { ip, port: record.port, boot_id: ours.map(|extras| extras.boot_id) };
+        let tcp_port = ours.and_then(|extras| extras.tcp_port).filter(|_| transport != Transport::Zmq);
+        let source = Source { ip, port: record.port, boot_id: ours.map(|extras| extras.boot_id), tcp_port };
         let keywords = ours.map_or(0, |extras| extras.keywords);
         Some(Target { source, shape, dtype, keywords, bidirectional: record.bidirectional })
     }

@@ -36,7 +36,8 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     }
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
-            let sentence = format!("Control socket {}: something else is there; name another.", path.display());
+            let sentence =
+                format!("Control socket {}: something else is there; name another.", path.display());
             return Err(Error::new(Kind::Os, sentence));
         }
         Ok(_) => fs::remove_file(path).map_err(|error| failed("the old one cannot be removed", error))?,

@@ -7,7 +7,7 @@ use crate::control::registration::EarlierRun;
 use crate::control::registry::{ClientAge, RemoteFacts};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::settings::{Cidr, Role, allows};
+use crate::settings::{Cidr, Role, Transport, allows};
 use crate::wire::frame::VERSION;
 use crate::wire::record::{Record, RecordExtras, Request};
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +34,8 @@ pub struct State {
     pub read_only: bool,
     /// Owner: who may be a client.
     pub allow: Vec<Cidr>,
+    /// How frames travel to and from other daoservers.
+    pub transport: Transport,
     /// Owner: the port that a segment was published on last, kept so that peers find it there again.
     pub ports: BTreeMap<String, u16>,
     /// Owner: the records that stand in Redis; none where there is no entry, who knows which where it is `None`.
@@ -67,6 +69,7 @@ impl State {
             links: BTreeMap::new(),
             read_only: false,
             allow: Vec::new(),
+            transport: Transport::Auto,
             ports: BTreeMap::new(),
             written: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -114,6 +117,7 @@ impl State {
             bidirectional: request.bidirectional && !self.read_only,
             client_pub_port: request.client_pub_port,
             boot_id: request.boot_id,
+            tcp_port: request.tcp_port,
             read_only: request.bidirectional && self.read_only,
             asked_at: now,
         };
@@ -142,6 +146,7 @@ impl State {
                 bidirectional: false,
                 client_pub_port: None,
                 boot_id: None,
+                tcp_port: None,
                 read_only: false,
                 asked_at: now,
             };
@@ -274,7 +279,17 @@ impl State {
         clients
             .filter_map(|(client, known)| {
                 let (ip, port) = (known.ip?, known.client_pub_port?);
-                known.bidirectional.then(|| (client.clone(), Source { ip, port, boot_id: known.boot_id }))
+                known.bidirectional.then(|| {
+                    (
+                        client.clone(),
+                        Source {
+                            ip,
+                            port,
+                            boot_id: known.boot_id,
+                            tcp_port: known.tcp_port.filter(|_| self.transport != Transport::Zmq),
+                        },
+                    )
+                })
             })
             .collect()
     }
@@ -396,6 +411,7 @@ impl State {
                 keywords: started.keywords,
                 client_boot_id: known.boot_id,
                 read_only: known.read_only,
+                tcp_port: started.tcp_port,
             }),
         };
         clients.iter().map(record).collect()

@@ -2,10 +2,12 @@
 
 use crate::bridge::mirror::Mirror;
 use crate::bridge::origins::Origins;
+use crate::bridge::outlet::Outlet;
 use crate::bridge::publisher::{Back, Publisher, Started};
 use crate::bridge::sockets::PubSocket;
 use crate::bridge::stats::{MirrorStats, Wire};
 use crate::bridge::streams::{Bidirectional, Link, Owned};
+use crate::bridge::tcp::TcpOutlet;
 use crate::bridge::{backoff, worker};
 use crate::control::commands::{Command, Commands};
 use crate::control::state::{BackSocket, MirrorInfo, StreamKey, Target};
@@ -15,7 +17,7 @@ use crate::naming::{mirror_name, segment_path};
 use crate::os::locks::FileLock;
 use crate::os::process;
 use crate::os::threads::Handle;
-use crate::settings::Settings;
+use crate::settings::{Settings, Transport};
 use crate::shm::{self, Access, OpenError, Segment, SegmentSpec, Writer};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -34,7 +36,7 @@ pub struct Workshop {
     next_port: u16,
     mirrors_started: u64,
     /// Bound sockets of write-backs whose mirror has yet to start.
-    backs: BTreeMap<StreamKey, PubSocket>,
+    backs: BTreeMap<StreamKey, Outlet>,
     /// Counts of a stream go on when its mirror is made anew.
     mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
     /// Our mirrors' files.
@@ -76,17 +78,26 @@ impl Workshop {
     }
 
     /// Binds the preferred port, or the next free one in turn.
-    fn bind(&mut self, preferred: Option<u16>, frame_bytes: usize) -> std::result::Result<PubSocket, String> {
+    fn bind(&mut self, preferred: Option<u16>, frame_bytes: usize) -> std::result::Result<Outlet, String> {
         let base = self.settings.base_pub_port;
         let end = base.saturating_add(limits::PORTS_TRIED);
         let start = self.next_port.clamp(base, end);
         let ports = preferred.into_iter().chain(start..end).chain(base..start);
         let guarded = !self.settings.allow.is_empty();
-        let socket = PubSocket::bind(&self.context, self.bind_ip, ports, frame_bytes, guarded)?;
-        if preferred != Some(socket.port()) {
-            self.next_port = socket.port().checked_add(1).filter(|port| *port < end).unwrap_or(base);
+        let zmq = PubSocket::bind(&self.context, self.bind_ip, ports.clone(), frame_bytes, guarded)?;
+        let after = |port: u16| port.checked_add(1).filter(|port| *port < end).unwrap_or(base);
+        if preferred != Some(zmq.port()) {
+            self.next_port = after(zmq.port());
         }
-        Ok(socket)
+        let mut outlet = Outlet::from(zmq);
+        if self.settings.transport != Transport::Zmq {
+            let ports = (self.next_port..end).chain(base..self.next_port);
+            let (boot_id, allow) = (outlet.zmq.boot_id(), self.settings.allow.clone());
+            let tcp = TcpOutlet::bind(self.bind_ip, ports, boot_id, frame_bytes, allow)?;
+            self.next_port = after(tcp.port());
+            outlet.tcp = Some(tcp);
+        }
+        Ok(outlet)
     }
 
     /// Starts a publisher of the segment at `path`, on the port that it had before if that is free. The sender tells it
@@ -122,7 +133,8 @@ impl Workshop {
     ) -> std::result::Result<BackSocket, String> {
         self.check_descriptors()?;
         let socket = self.bind(None, frame_bytes)?;
-        let back = BackSocket { port: socket.port(), boot_id: socket.boot_id() };
+        let (zmq, tcp_port) = (&socket.zmq, socket.tcp_port());
+        let back = BackSocket { port: zmq.port(), tcp_port, boot_id: zmq.boot_id() };
         self.backs.insert(key.clone(), socket);
         Ok(back)
     }
@@ -149,7 +161,7 @@ impl Workshop {
         let (handle, back) = if target.bidirectional {
             let no_socket = || refused("the socket of its write-back is gone".to_owned());
             let socket = self.backs.remove(key).ok_or_else(no_socket)?;
-            let (origins, me) = (Arc::new(Origins::default()), socket.boot_id());
+            let (origins, me) = (Arc::new(Origins::default()), socket.zmq.boot_id());
             mirror.share(Arc::clone(&origins), me);
             let (back, started) = Publisher::new(&path, socket, origins, Some(Back { me, open: false }))
                 .map_err(|error| refused(error.to_string()))?;
@@ -160,7 +172,11 @@ impl Workshop {
         };
         let handle = handle.map_err(|error| refused(format!("no thread: {error}")))?;
         let (shape, dtype) = (target.shape, target.dtype);
-        Ok((number, handle, MirrorInfo { path, shape, dtype, transport: "zmq", stats, back }))
+        Ok((
+            number,
+            handle,
+            MirrorInfo { path, shape, dtype, transport: target.source.transport(), stats, back },
+        ))
     }
 
     /// A mirror has one writer: another daemon that shares the directory is kept out.

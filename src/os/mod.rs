@@ -8,5 +8,6 @@ pub mod poll;
 pub mod process;
 pub mod scheduling;
 pub mod signals;
+pub mod tcp;
 pub mod threads;
 pub mod zmq_ext;

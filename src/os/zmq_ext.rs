@@ -49,6 +49,23 @@ unsafe extern "C" fn release(_data: *mut c_void, hint: *mut c_void) {
     buffer.in_flight.fetch_sub(1, Ordering::Release); // paired with the Acquire in SendPool::is_free
 }
 
+/// A buffer that somebody reads.
+pub struct Held(Arc<Buffer>);
+
+impl Held {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: nobody writes while in_flight > 0, and it is for as long as `self` lives.
+        unsafe { &*self.0.bytes.get() }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Release); // paired with the Acquire in SendPool::is_free
+    }
+}
+
 /// Writes what is the same in every buffer of a pool.
 type Prepare = Box<dyn Fn(&mut [u8]) + Send>;
 
@@ -122,6 +139,13 @@ impl SendPool {
         assert!(self.is_free(index), "buffer {index} is in flight");
         // SAFETY: nobody else reads (in_flight is 0) or writes (we hold `&mut self`) for the borrow's length.
         unsafe { &mut *self.buffers[index].bytes.get() }
+    }
+
+    /// Keeps the buffer from being written for as long as what this gives lives.
+    pub fn hold(&self, index: usize) -> Held {
+        let buffer = Arc::clone(&self.buffers[index]);
+        buffer.in_flight.fetch_add(1, Ordering::Relaxed); // the same thread writes to it next
+        Held(buffer)
     }
 
     /// Sends `range` of the buffer as one message part. The buffer is in flight from now on; several parts may be.

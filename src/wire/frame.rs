@@ -37,6 +37,14 @@ pub const HEADER_BYTES: usize = 128;
 const MAGIC: u32 = u32::from_le_bytes(*b"DAOf");
 /// The only version there is.
 pub const VERSION: u16 = 1;
+const KIND_FRAME: u8 = 1;
+const KIND_ALIVE: u8 = 2;
+/// Bytes of [`trailer`].
+pub const TRAILER_BYTES: usize = 8;
+/// Bytes of [`hello`].
+pub const HELLO_BYTES: usize = 16;
+/// Asks for the current frame once more.
+pub const ASK_AGAIN: u8 = b'A';
 const FLAG_ON_SUBSCRIPTION: u8 = 1;
 const FLAG_KEYWORDS: u8 = 2;
 
@@ -185,6 +193,40 @@ impl fmt::Display for Refused {
     }
 }
 
+/// How long a message is on a TCP stream: header, pixels, keywords if they follow, trailer. `frame_bytes` and `keywords`
+/// are the mirror's: others are refused before a byte of them is awaited.
+pub fn stream_length(head: &[u8; HEADER_BYTES], frame_bytes: usize, keywords: u16) -> Result<usize, Refused> {
+    let fields = Fields(head);
+    match (fields.u32(0), fields.u16(4), head[6]) {
+        (magic, ..) if magic != MAGIC => return Err(Refused::BadMagic),
+        (_, version, _) if version != VERSION => return Err(Refused::UnknownVersion(version)),
+        (.., KIND_ALIVE) => return Ok(HEADER_BYTES + TRAILER_BYTES),
+        (.., KIND_FRAME) => {}
+        (.., kind) => return Err(Refused::UnknownKind(kind)),
+    }
+    let pixels = u64::from_le_bytes(fields.array(120));
+    if pixels != frame_bytes as u64 || fields.u32(112) as usize != HEADER_BYTES {
+        return Err(Refused::BadLength { expected: frame_bytes as u64, got: pixels });
+    }
+    let follow = if head[7] & FLAG_KEYWORDS == 0 { 0 } else { usize::from(keywords) * 120 };
+    Ok(HEADER_BYTES + frame_bytes + follow + TRAILER_BYTES)
+}
+
+/// What ends a message on a TCP stream: whoever has lost count of the bytes finds something else here.
+pub fn trailer(seq: u64) -> [u8; TRAILER_BYTES] {
+    (seq ^ u64::from_le_bytes(*b"DAOfDAOf")).to_le_bytes()
+}
+
+/// What a mirror says first on a TCP stream: `DAOt`, version, two bytes 0, the boot id of the publisher that it wants.
+/// Then nothing but [`ASK_AGAIN`].
+pub fn hello(boot_id: u64) -> [u8; HELLO_BYTES] {
+    let mut hello = [0; HELLO_BYTES];
+    hello[..4].copy_from_slice(b"DAOt");
+    hello[4..6].copy_from_slice(&VERSION.to_le_bytes());
+    hello[8..].copy_from_slice(&boot_id.to_le_bytes());
+    hello
+}
+
 /// Little-endian fields of a slice whose length was checked.
 struct Fields<'a>(&'a [u8; HEADER_BYTES]);
 
@@ -225,7 +267,7 @@ impl FrameHeader {
         put(
             6,
             &[
-                if self.kind == FrameKind::Frame { 1 } else { 2 },
+                if self.kind == FrameKind::Frame { KIND_FRAME } else { KIND_ALIVE },
                 flags,
                 self.dtype.atype(),
                 self.shape.naxis(),
@@ -267,8 +309,8 @@ impl FrameHeader {
             return Err(Refused::UnknownVersion(fields.u16(4)));
         }
         let kind = match message[6] {
-            1 => FrameKind::Frame,
-            2 => FrameKind::Alive,
+            KIND_FRAME => FrameKind::Frame,
+            KIND_ALIVE => FrameKind::Alive,
             other => return Err(Refused::UnknownKind(other)),
         };
         let dtype = DType::from_atype(message[8]).ok_or(Refused::BadType(message[8]))?;

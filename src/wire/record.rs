@@ -1,7 +1,7 @@
 //! Requests and connection records: the JSON in Redis by which an owner and a client find each other.
 //!
 //! Python peers read and write the plain fields; ours adds `dao`, which they ignore:
-//! `{"wire": 1, "boot": "<16 hex digits>", "shape": [64, 64], "dtype": "uint16", "keywords": 3}`. A record with it has
+//! `{"wire": 1, "boot": "<16 hex digits>", "shape": [64, 64], "dtype": "uint16", "keywords": 3, "tcp": 5561}`. A record with it has
 //! a publisher that also serves [`crate::naming::TOPIC_DAO`]; shape and type are that publisher's, where the registry's
 //! may be a second older or newer.
 
@@ -16,6 +16,8 @@ use std::net::Ipv4Addr;
 pub struct Request {
     /// Of a daoserver that writes back: the boot id of its publisher, field `dao` of the request.
     pub boot_id: Option<u64>,
+    /// Beside it: that publisher's port for TCP.
+    pub tcp_port: Option<u16>,
     pub client_hostname: String,
     pub client_ip: Ipv4Addr,
     pub transport: String,
@@ -40,6 +42,8 @@ pub struct RecordExtras {
     pub client_boot_id: Option<u64>,
     /// The client asked to write and may not.
     pub read_only: bool,
+    /// The publisher's port for TCP, where it is offered.
+    pub tcp_port: Option<u16>,
 }
 
 impl RecordExtras {
@@ -52,6 +56,7 @@ impl RecordExtras {
             "keywords": self.keywords,
             "client_boot": self.client_boot_id.map(|id| format!("{id:016x}")),
             "read_only": self.read_only,
+            "tcp": self.tcp_port,
         })
     }
 
@@ -71,6 +76,7 @@ impl RecordExtras {
                 Some(_) => Some(boot(dao, "client_boot")?),
             },
             read_only: flag(dao, "read_only")?,
+            tcp_port: port(dao, "tcp")?,
         })
     }
 }
@@ -150,7 +156,7 @@ impl Request {
             "client_pub_port": self.client_pub_port,
         });
         if let Some(boot_id) = self.boot_id {
-            value["dao"] = json!({"boot": format!("{boot_id:016x}")});
+            value["dao"] = json!({"boot": format!("{boot_id:016x}"), "tcp": self.tcp_port});
         }
         value.to_string()
     }
@@ -162,6 +168,7 @@ impl Request {
         Ok(Request {
             // Extra fields may be anybody's: what we do not understand is no reason to refuse a request.
             boot_id: dao.and_then(|dao| boot(dao, "boot").ok()),
+            tcp_port: dao.and_then(|dao| port(dao, "tcp").ok()?),
             client_hostname: host(&map, "client_hostname")?,
             client_ip: ip(&map, "client_ip")?,
             transport: transport(&map)?,
@@ -284,6 +291,7 @@ mod tests {
             keywords: 3,
             client_boot_id: Some(7),
             read_only: true,
+            tcp_port: Some(5561),
         }));
         let text = Record::list_to_json(std::slice::from_ref(&ours));
         assert_eq!(Record::parse_list(&text).unwrap().0, vec![ours]);

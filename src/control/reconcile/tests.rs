@@ -27,6 +27,7 @@ fn shape() -> Shape {
 fn request(client: &str) -> Request {
     Request {
         boot_id: None,
+        tcp_port: None,
         client_hostname: client.into(),
         client_ip: IP,
         transport: "zmq".into(),
@@ -60,6 +61,7 @@ fn record(client: &str, port: u16, boot_id: u64) -> Record {
             keywords: 0,
             client_boot_id: None,
             read_only: false,
+            tcp_port: None,
         }),
     }
 }
@@ -128,7 +130,7 @@ impl World {
             }
             Action::OpenBack { key, .. } => {
                 self.boots += 1;
-                state.on_back_opened(&key, BackSocket { port: 7000, boot_id: self.boots });
+                state.on_back_opened(&key, BackSocket { port: 7000, tcp_port: None, boot_id: self.boots });
             }
             Action::StopMirror { key } => state.on_mirror_stopped(&key),
             Action::RefuseMirror { key, target, why } => {
@@ -384,7 +386,10 @@ fn writers_are_told_to_the_publisher_and_again_when_one_comes_back() {
     };
     state.on_request("wfs".into(), "t".into(), &ask(7000, 1), now).unwrap();
     world.settle(&mut state, now);
-    assert_eq!(state.links["wfs"]["gui"].source, Source { ip: IP, port: 7000, boot_id: Some(1) });
+    assert_eq!(
+        state.links["wfs"]["gui"].source,
+        Source { ip: IP, port: 7000, boot_id: Some(1), tcp_port: None }
+    );
     state.on_request("wfs".into(), "t".into(), &ask(7001, 2), now).unwrap();
     world.settle(&mut state, now);
     assert_eq!(state.links["wfs"]["gui"].source.port, 7001);

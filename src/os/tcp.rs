@@ -1,0 +1,97 @@
+//! TCP sockets as streams need them: connecting without waiting, buffers, and a bound on what is not acknowledged.
+#![allow(unsafe_code)] // socket, connect, setsockopt
+
+use std::io;
+use std::net::{SocketAddrV4, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+fn set(stream: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: an open descriptor, and an int of that length for the call.
+    let code = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Begins to connect and returns at once: the socket becomes writable when it is connected or has failed, and
+/// [`TcpStream::take_error`] says which.
+pub fn connect(to: SocketAddrV4, buffer_bytes: usize) -> io::Result<TcpStream> {
+    // SAFETY: no pointers; the descriptor is checked below.
+    let descriptor = unsafe {
+        libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0)
+    };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: just opened, and nobody else's.
+    let stream = TcpStream::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    prepare(&stream, buffer_bytes)?;
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: to.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: to.ip().to_bits().to_be() },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: a valid address of that length for the call.
+    let code = unsafe {
+        libc::connect(
+            stream.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_in>() as libc::socklen_t,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if code == 0 => Ok(stream),
+        error if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(stream),
+        error => Err(error),
+    }
+}
+
+/// No waiting, no delay, buffers of this many bytes.
+pub fn prepare(stream: &TcpStream, buffer_bytes: usize) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    stream.set_nodelay(true)?;
+    let bytes = buffer_bytes.min(libc::c_int::MAX as usize) as libc::c_int;
+    // The kernel takes less where its limit is lower.
+    set(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
+    set(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
+}
+
+/// What was sent and is not acknowledged for so long ends the connection: the only way to notice a peer that vanished.
+pub fn set_user_timeout(stream: &TcpStream, time: Duration) -> io::Result<()> {
+    set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, time.as_millis() as libc::c_int)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::poll;
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn a_connection_is_made_without_waiting_and_a_refused_one_says_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = SocketAddrV4::new(Ipv4Addr::LOCALHOST, listener.local_addr().unwrap().port());
+        let mut stream = connect(to, 100_000).unwrap();
+        assert!(poll::writable(&stream, Duration::from_secs(10)).unwrap());
+        assert!(stream.take_error().unwrap().is_none());
+        let (mut there, _) = listener.accept().unwrap();
+        set_user_timeout(&there, Duration::from_secs(5)).unwrap();
+        stream.write_all(b"x").unwrap();
+        there.read_exact(&mut [0]).unwrap();
+        drop((there, listener));
+        let refused = connect(to, 100_000).and_then(|stream| {
+            poll::writable(&stream, Duration::from_secs(10)).unwrap();
+            stream.take_error().unwrap().map_or(Ok(()), Err)
+        });
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+}
