@@ -317,7 +317,7 @@ impl Command {
                 format: typed.format,
                 wait: typed.wait.then_some(timeout),
                 count: typed.count.unwrap_or(1),
-                times: typed.raw_file.clone(),
+                times: typed.times.clone(),
             })),
             Name::ShmWatch => Command::Shm(Shm::Watch { segment: segment(0)? }),
             Name::ShmRm => Command::Shm(Shm::Rm {

@@ -196,7 +196,7 @@ pub static FLAGS: &[Flag] = &[
     // The slot of `shm write --raw FILE`, which no reading command has.
     row("times", Some("FILE"), Default::None, &[ShmRead],
         "writes a line a frame: its counter, and when it was written, in ns since 1970",
-        |t, v| some(&mut t.raw_file, typed::path(v))),
+        |t, v| some(&mut t.times, typed::path(v))),
     row("timeout", Some("S"), Default::Value("30"), &[ShmRead],
         "longest wait for each of these frames, seconds",
         |t, v| some(&mut t.timeout, typed::wait(v))),

@@ -55,6 +55,7 @@ pub struct Typed {
     pub keywords: u16,
     pub keyword: Vec<(String, String)>,
     pub raw_file: Option<PathBuf>,
+    pub times: Option<PathBuf>,
     pub fill: Option<String>,
     pub rate_hz: Option<f64>,
     pub count: Option<u64>,
