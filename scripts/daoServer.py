@@ -25,12 +25,11 @@ import socket
 import stat
 import struct
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -496,7 +495,7 @@ class Segment:
         memory[block + _WRITE_AT] = 0
         if self._depth_at is not None:
             words32[self._depth_at // 4 + 1] = slot
-        words64[(block + _ATIME_AT) // 8] = int(time.time() * 1e9)
+        words64[(block + _ATIME_AT) // 8] = time.time_ns()
         words64[(block + _CNT0_AT) // 8] = (words64[(last * self._metadata_bytes + _CNT0_AT) // 8] + 1) % (1 << 64)
 
     # What the newest frame says about itself
@@ -562,3 +561,516 @@ class Segment:
 
     def __repr__(self) -> str:
         return "Segment(%r, shape=%r, dtype=%s)" % (self.path, self.shape, self.dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The daemon
+
+_BINARY = "daoserver"
+# Longest waits, seconds: to find or start a daemon; for an answer that needs no other machine; for an answer beyond the
+# time that the caller allowed; for a private daemon to end.
+_START_S, _ANSWER_S, _MARGIN_S, _END_S = 20.0, 30.0, 15.0, 5.0
+
+_EXCEPTIONS = {error.__name__: error for error in (
+    ConnectionError, KeyError, TimeoutError, NotImplementedError, PermissionError, ValueError, OSError,
+    FileNotFoundError)}  # type: Dict[str, Callable[[str], Exception]]
+
+
+class _LinkLost(Exception):
+    """The daemon, or the connection to it, has ended. Never leaves this module."""
+
+
+def _find_binary() -> str:
+    """$DAOSERVER, beside this file, on the PATH, in the build folders of the repository."""
+    named = os.environ.get("DAOSERVER")
+    here = os.path.dirname(os.path.realpath(__file__))
+    built = [os.path.join(os.path.dirname(here), *folder, _BINARY)
+             for folder in (("target", "release"), ("target", "debug"), ("target-static",))]
+    for path in [named] if named else [os.path.join(here, _BINARY), shutil.which(_BINARY)] + built:
+        if path and os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    raise FileNotFoundError("There is no program daoserver%s: build it with scripts/build-static, then put it beside %s "
+                            "or on the PATH, or name it in the environment variable DAOSERVER."
+                            % (" at $DAOSERVER, %s" % named if named else "", os.path.basename(__file__)))
+
+
+class _Answer:
+    """What a request waits for."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value = None  # type: Any
+        self.error = None  # type: Optional[Exception]
+
+    def finish(self, value: Any = None, error: Optional[Exception] = None) -> None:
+        self.value, self.error = value, error
+        self.done.set()
+
+
+class _Link:
+    """One connection to a daemon: requests go out from any thread, a thread of its own brings the answers back by id.
+
+    Over the Unix socket of a daemon, or over the pipes of a private one. These are its life line: it ends when they
+    close, so also when this process is killed.
+    """
+
+    def __init__(self, on_lost: Callable[["_Link"], None], connection: Optional[socket.socket] = None,
+                 process: Optional["subprocess.Popen[bytes]"] = None, folder: Optional[str] = None) -> None:
+        self.process = process
+        self._connection, self._folder, self._on_lost = connection, folder, on_lost
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+        self._waiting = {}  # type: Dict[int, _Answer]
+        self._refusal = None  # type: Optional[Exception]
+        self.lost = False
+        self.closing = False
+        _links.add(self)
+        self._thread = threading.Thread(target=self._run, name="daoServer-link", daemon=True)
+        self._thread.start()
+
+    def request(self, op: str, timeout: float, **fields: Any) -> Any:
+        """The answer. Raises the exception that the daemon names, TimeoutError, or _LinkLost."""
+        answer, number = _Answer(), next(self._ids)
+        line = json.dumps(dict(fields, id=number, op=op)).encode() + b"\n"
+        with self._lock:
+            if self.lost or self.closing:
+                raise self._refusal or _LinkLost()
+            self._waiting[number] = answer
+            try:
+                if self._connection is not None:
+                    self._connection.sendall(line)
+                else:
+                    self.process.stdin.write(line)
+            except OSError:
+                pass  # the reading thread comes to the end, too
+        answered = answer.done.wait(timeout)
+        self._waiting.pop(number, None)
+        if not answered:
+            raise TimeoutError("daoserver did not answer '%s' within %g s." % (op, timeout))
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+    def close(self) -> None:
+        """Ends the connection, and with it the private daemon, which is waited for and at last killed."""
+        with self._lock:
+            self.closing = True
+            self._hang_up()
+        if self.process is not None:
+            try:
+                self.process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        if self._thread is not threading.current_thread():
+            self._thread.join(_END_S)
+
+    def abandon(self) -> None:
+        """In a forked child: lets go of what belongs to the parent. No lock: its holder may not exist here."""
+        self.lost = self.closing = True
+        for stream in (self._connection,) if self.process is None else (self.process.stdin, self.process.stdout):
+            stream.close()
+
+    def _hang_up(self) -> None:
+        try:
+            if self._connection is not None:
+                self._connection.shutdown(socket.SHUT_RDWR)
+            else:
+                self.process.stdin.close()
+        except OSError:
+            pass  # the other side was quicker
+
+    def _run(self) -> None:
+        rest = b""
+        while True:
+            try:
+                data = self._connection.recv(65536) if self.process is None else self.process.stdout.read(65536)
+            except OSError:
+                data = b""
+            if not data:
+                break
+            lines = (rest + data).split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                self._on_line(line)
+        with self._lock:
+            self.lost = True
+            self._hang_up()
+            unanswered = list(self._waiting.values())
+        if self.process is not None:
+            try:
+                self.process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(_END_S)
+            self.process.stdout.close()
+        else:
+            self._connection.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        for answer in unanswered:
+            answer.finish(error=self._refusal or _LinkLost())
+        if not self.closing:
+            self._on_lost(self)
+
+    def _on_line(self, line: bytes) -> None:
+        try:
+            message = json.loads(line.decode())
+            number, error = message.get("id"), message.get("error")
+            if error is not None:
+                error = _EXCEPTIONS.get(error["kind"], RuntimeError)(error["message"])
+        except (ValueError, KeyError, AttributeError, TypeError):
+            log.warning("daoserver wrote a line that is no answer: %r", line[:200])
+            return
+        if number is None:
+            self._refusal = error  # a private daemon that cannot start says why, and ends
+        answer = self._waiting.get(number)
+        if answer is not None:
+            answer.finish(message.get("ok"), error)
+
+
+def _addresses(host: str) -> List[str]:
+    try:
+        return [info[4][0] for info in socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)]
+    except OSError:
+        return [host]
+
+
+def _is_ours(address: str) -> bool:
+    """Is it an address of this machine? Only then can one bind to it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+            return True
+        except OSError:
+            return False
+
+
+def _same_host(one: str, other: str) -> bool:
+    """Are these two names or addresses of the same machine, as far as can be known here?"""
+    ones, others = _addresses(one), _addresses(other)
+    return bool(set(ones) & set(others)) or any(map(_is_ours, ones)) and any(map(_is_ours, others))
+
+
+class DaoServer:
+    """This machine's place in the cluster: lists the others, and gets their segments.
+
+    Methods may be called from any thread, at the same time, and before `start`. If the daemon goes away meanwhile (it may
+    be another program's), another is found or started, and it is asked again for every segment. After a fork, the
+    child's copy holds nothing of the parent's, and connects by itself when it is used.
+
+    What the methods raise: ConnectionError if Redis or the daemon cannot be reached, ValueError for a bad argument,
+    TimeoutError if there is no answer, and what they name themselves.
+    """
+
+    def __init__(self, redis_host: str = "localhost", redis_port: int = 6379, role: Optional[str] = None,
+                 heartbeat_interval: float = 30.0, base_pub_port: int = 5560, *, shm_dir: str = "/tmp",
+                 hostname: Optional[str] = None, control: Optional[str] = None, advertise_ip: Optional[str] = None,
+                 bind: Optional[str] = None, redis_username: Optional[str] = None, redis_password: Optional[str] = None,
+                 read_only: bool = False, allow: Sequence[str] = (), log_level: str = "warn") -> None:
+        """Finds the daemon of this machine or starts a private one. The arguments are the daemon's flags of the same
+        names; of a daemon that runs already, its own count. Seconds between heartbeats, first port for publishers.
+
+        ConnectionError if Redis is unreachable, FileNotFoundError if the program daoserver is not found, OSError if it
+        cannot start.
+        """
+        if role not in (None, "master", "minion"):
+            raise ValueError("role is 'master', 'minion' or None, not %r" % (role,))
+        self.hostname = hostname or socket.gethostname()
+        self._redis = (redis_host, int(redis_port))
+        shm_dir = os.path.abspath(shm_dir)
+        self._control = os.path.abspath(control or os.path.join(shm_dir, ".daoserver-%s.sock" % self.hostname))
+        self._flags = ["--redis-host", redis_host, "--redis-port", str(int(redis_port)), "--hostname", self.hostname,
+                       "--heartbeat-interval", str(heartbeat_interval), "--base-pub-port", str(base_pub_port),
+                       "--shm-dir", shm_dir, "--log-level", log_level]
+        for flag, value in (("--role", role), ("--advertise-ip", advertise_ip), ("--bind", bind),
+                            ("--redis-username", redis_username)):
+            self._flags += [flag, value] if value else []
+        self._flags += ["--read-only"] if read_only else []
+        for cidr in allow:
+            self._flags += ["--allow", cidr]
+        self._password = redis_password
+        self._link = None  # type: Optional[_Link]
+        self._forget()
+        _servers.add(self)
+        # A daemon that runs beside us may have lost Redis: then this raises.
+        self.list_machines()
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._started = False
+        # Segments that were asked for and not released: are they bidirectional?
+        self._leases = {}  # type: Dict[Tuple[str, str], bool]
+
+    # The way to the daemon
+
+    def _connected(self) -> _Link:
+        with self._lock:
+            if self._link is None or self._link.lost:
+                self._link = self._connect()
+            return self._link
+
+    def _connect(self) -> _Link:
+        deadline = time.monotonic() + _START_S
+        while True:
+            link, control = self._join()
+            if link is not None:
+                return link
+            try:
+                return self._spawn(control)
+            except OSError as error:
+                # Another program was quicker: its daemon answers in a moment.
+                if "is held by" not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    def _join(self) -> Tuple[Optional[_Link], Optional[str]]:
+        """The daemon that runs on this machine, if it is ours to use; else the control socket for one of our own."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(_END_S)
+            connection.connect(self._control)
+            connection.settimeout(None)
+        except PermissionError:
+            connection.close()
+            raise PermissionError("The daemon at %s belongs to another user." % self._control) from None
+        except OSError:
+            connection.close()
+            return None, self._control  # nobody there; if it is worse than that, starting one says so
+        link = _Link(self._restore, connection=connection)
+        try:
+            about = link.request("ping", _END_S)
+        except _LinkLost:
+            return None, self._control
+        except Exception:
+            link.close()
+            raise
+        if about["hostname"] == self.hostname and about["redis_port"] == self._redis[1] and \
+                _same_host(about["redis_host"], self._redis[0]):
+            return link, None
+        link.close()
+        return None, None
+
+    def _spawn(self, control: Optional[str]) -> _Link:
+        """Starts a private daemon: with a control socket where others find it, or, if a daemon of another cluster has
+        that one, in a folder of its own."""
+        folder = None if control else tempfile.mkdtemp(prefix="daoserver-")
+        command = [_find_binary(), "--stdio", "--control", control or os.path.join(str(folder), "control.sock")]
+        environment = dict(os.environ)
+        if self._password is not None:
+            environment["REDISCLI_AUTH"] = self._password
+        try:
+            # In a session of its own: Ctrl-C at the terminal is for us. Unbuffered: a fork finds no lock held.
+            process = subprocess.Popen(command + self._flags, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                                       env=environment, start_new_session=True)
+        except OSError:
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        link = _Link(self._restore, process=process, folder=folder)
+        try:
+            link.request("ping", _START_S)
+        except _LinkLost:
+            raise OSError("daoserver ended at its start, with exit code %s." % process.returncode) from None
+        except BaseException:
+            link.close()
+            raise
+        return link
+
+    def _call(self, op: str, timeout: float = _ANSWER_S, **fields: Any) -> Any:
+        """Asks the daemon, and again if it goes away before it answers: every request may be repeated."""
+        for _ in range(3):
+            link = self._connected()
+            try:
+                return link.request(op, timeout, **fields)
+            except _LinkLost:
+                if link.closing:
+                    raise ConnectionError("The server was stopped before it answered '%s'." % op) from None
+        raise ConnectionError("daoserver ended three times before it answered '%s'." % op)
+
+    def _restore(self, lost: _Link) -> None:
+        """On the thread of a link that was lost: until all is as it was, or nobody wants it any more."""
+        with self._lock:
+            if self._link is not lost:
+                return
+        pause_s = 0.1
+        while (self._started or self._leases) and not self._restored():
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+
+    def _restored(self) -> bool:
+        complete = True
+        try:
+            link = self._connected()
+            if self._started:
+                link.request("start", _ANSWER_S)
+            for (hostname, name), bidirectional in list(self._leases.items()):
+                try:
+                    self._lease(link, hostname, name, bidirectional, "zmq", _ANSWER_S)
+                    if (hostname, name) not in self._leases:  # released meanwhile
+                        link.request("release_remote_shm", _ANSWER_S, hostname=hostname, shm=name)
+                except _LinkLost:
+                    raise
+                except Exception as error:
+                    log.warning("The segment '%s' of '%s' is not back yet: %s", name, hostname, error)
+                    complete = False
+        except _LinkLost:
+            return True  # the thread of that link goes on
+        except Exception as error:
+            log.warning("There is no daemon yet: %s", error)
+            return False
+        return complete
+
+    @staticmethod
+    def _lease(link: _Link, hostname: str, name: str, bidirectional: bool, transport: str, timeout: float) -> Any:
+        return link.request("get_remote_shm", timeout + _MARGIN_S, hostname=hostname, shm=name, lease=True,
+                            bidirectional=bool(bidirectional), transport=transport, timeout_s=timeout)
+
+    # What the Python daemon's class has
+
+    def start(self) -> None:
+        """Registers this machine and publishes its segments to those who ask. Blocks until `stop`, or Ctrl-C, which
+        stops; so call it in a thread."""
+        self._ended.clear()
+        self._started = True
+        try:
+            self._call("start")
+            while not self._ended.wait(1.0):
+                pass
+        except KeyboardInterrupt:
+            self.stop()
+        except BaseException:
+            if self._started:
+                self._started = False
+                raise
+            # else it was stopped while it started
+
+    def stop(self) -> None:
+        """Ends what this object holds: its streams, and its private daemon with this machine's registration. Of a
+        daemon that others started, only our streams end. The object may be used, or started, again."""
+        with self._lock:
+            link, self._link = self._link, None
+            self._started = False
+            self._leases.clear()
+            self._ended.set()
+        if link is None or link.lost:
+            return
+        if link.process is not None:
+            try:
+                link.request("stop", _END_S)
+            except Exception as error:
+                log.debug("stop: %s", error)
+        link.close()
+
+    def list_machines(self) -> List[Dict[str, Any]]:
+        """All registered machines: dictionaries with hostname, ip, role, last_connect (ISO 8601, UTC) and shm_segments, a
+        list of names."""
+        return self._call("list_machines")
+
+    def get_remote_shm(self, hostname: str, shm_name: str, bidirectional: bool = False, transport: str = "zmq",
+                       timeout: float = 30.0) -> Any:
+        """A segment of another machine, mirrored here: a daoShm.shm of the mirror, or a Segment if there is no daoShm.
+
+        bidirectional: what is written into it goes to the owner, too. timeout: seconds, for the owner to publish it. It
+        is mirrored until release_remote_shm, stop, or the end of this process. Asked for again, it is the same mirror.
+
+        KeyError: no such machine or segment. TimeoutError: its owner does not publish it. NotImplementedError: a
+        transport other than "zmq". PermissionError: bidirectional, but its owner is read-only.
+        """
+        key, held = (hostname, shm_name), self._leases.get((hostname, shm_name))
+        # Before the answer, so that it is not forgotten if the daemon goes away just after it.
+        self._leases[key] = bool(bidirectional or held)
+        try:
+            answer = self._call("get_remote_shm", timeout + _MARGIN_S, hostname=hostname, shm=shm_name, lease=True,
+                                bidirectional=bool(bidirectional), transport=transport, timeout_s=timeout)
+        except BaseException:
+            if held is None:
+                self._leases.pop(key, None)
+            else:
+                self._leases[key] = held
+            raise
+        return _reader()(answer["path"])
+
+    def release_remote_shm(self, hostname: str, shm_name: str) -> None:
+        """Ends a mirror, unless other programs hold it as well. KeyError if there is none."""
+        self._leases.pop((hostname, shm_name), None)
+        self._call("release_remote_shm", hostname=hostname, shm=shm_name)
+
+    def register_machine(self) -> Dict[str, Any]:
+        """Writes this machine into Redis, as `start` does. Gives its hostname, ip and role."""
+        return self._call("register_machine")
+
+    def deregister_machine(self, hostname: Optional[str] = None) -> Dict[str, Any]:
+        """Removes a machine from Redis: this one, or on the master any. PermissionError on a minion."""
+        return self._call("deregister_machine", **({"hostname": hostname} if hostname else {}))
+
+    def cleanup_stale_machines(self, ttl_seconds: float = 120) -> List[str]:
+        """On the master: removes machines that have been silent for so long. Gives their names. PermissionError on a
+        minion."""
+        return self._call("cleanup_stale_machines", ttl_seconds=ttl_seconds)["removed"]
+
+    def status(self) -> Dict[str, Any]:
+        """What the daemon publishes and mirrors, with rates and losses: `daoserver status --json`."""
+        return self._call("status")
+
+    @staticmethod
+    def discover(port: int = 6379, timeout: float = 0.3, max_workers: int = 64) -> List[Dict[str, Any]]:
+        """See discover_redis."""
+        return discover_redis(port, timeout, max_workers)
+
+    def __enter__(self) -> "DaoServer":
+        """Registers this machine, as `start` does, without blocking; the end of the block stops."""
+        self._started = True
+        self._call("start")
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.stop()
+
+
+def discover_redis(port: int = 6379, timeout: float = 0.3, max_workers: int = 64) -> List[Dict[str, Any]]:
+    """Looks for Redis servers at every address of the local /24 subnets: dictionaries with host, port, dao (is it one of
+    a cluster?) and machines (their names). timeout: seconds for one address; max_workers: addresses tried at the same
+    time, at most 256. Needs no daemon."""
+    command = [_find_binary(), "discover", "--json", "--port", str(int(port)), "--timeout", str(float(timeout)),
+               "--workers", str(min(int(max_workers), 256))]
+    # Each address may take some steps of `timeout`, on a handful of subnets.
+    limit_s = 60 + 20 * 256 * timeout / max(int(max_workers), 1)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=limit_s)
+    if done.returncode != 0:
+        raise OSError(done.stderr.decode(errors="replace").strip() or "daoserver discover failed")
+    return json.loads(done.stdout.decode())
+
+
+def _reader() -> Callable[[str], Any]:
+    """The class for a mirror. daoShm loads the C library as it is imported, which fails where that is missing."""
+    try:
+        import daoShm
+        return daoShm.shm
+    except (ImportError, OSError):
+        return Segment
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ends
+
+_servers = weakref.WeakSet()  # type: weakref.WeakSet[DaoServer]
+_links = weakref.WeakSet()  # type: weakref.WeakSet[_Link]
+
+
+def _stop_all() -> None:
+    for server in list(_servers):
+        server.stop()
+
+
+def _after_fork_in_child() -> None:
+    for link in list(_links):
+        link.abandon()
+    for server in list(_servers):
+        server._link = None
+        server._forget()
+
+
+atexit.register(_stop_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)
