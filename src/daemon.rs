@@ -12,40 +12,29 @@ use crate::control::workshop::Workshop;
 use crate::control::{roles, socket};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::os::locks::NameLock;
+use crate::os::process;
 use crate::os::threads::{Handle, Stop, spawn};
-use crate::os::{process, signals};
 use crate::settings::{Role, Settings};
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// Runs the daemon until a signal ends it. Blocks the calling thread, which must be the process' first: the signals
-/// are blocked here for all threads to come.
-pub fn run(settings: Settings) -> Result<()> {
-    signals::block();
-    let daemon = Daemon::start(settings)?;
-    let signal = loop {
-        if let Some(signal) = signals::wait(Duration::from_secs(60)) {
-            break signal;
-        }
-    };
-    crate::info!("{signal}: stopping");
-    daemon.stop();
-    Ok(())
-}
-
-/// A running daemon.
-struct Daemon {
+/// A running daemon. It stands in the registry once somebody asks for it.
+pub struct Daemon {
     shared: Arc<Shared>,
     registry: Registry,
     /// In the order of their start.
     threads: Vec<Handle>,
     command: Handle,
+    /// Held to the end: one daemon of this name, of this Redis, on this machine.
+    _name: NameLock,
 }
 
 impl Daemon {
-    fn start(settings: Settings) -> Result<Daemon> {
+    /// Starts it: its control socket answers, mirrors of an earlier run come back, and nothing is registered yet.
+    pub fn start(settings: Settings) -> Result<Daemon> {
         if !settings.shm_dir.is_dir() {
             let sentence = format!(
                 "There is no segment directory {}; make it, or name another with --shm-dir.",
@@ -54,37 +43,30 @@ impl Daemon {
             return Err(Error::new(Kind::Os, sentence));
         }
         // 1. The control socket: whoever holds it is this machine's daemon.
-        let listener = socket::bind(&settings.control)?;
-        let started = Self::start_registered(settings.clone(), listener);
+        let listener = socket::bind(&settings.control_path())?;
+        let started = Self::start_bound(settings.clone(), listener);
         if started.is_err() {
-            let _ = std::fs::remove_file(&settings.control);
+            let _ = std::fs::remove_file(settings.control_path());
         }
         started
     }
 
-    fn start_registered(settings: Settings, listener: std::os::unix::net::UnixListener) -> Result<Daemon> {
-        // 2. Redis: who we are, and what an earlier run has left there.
+    fn start_bound(settings: Settings, listener: UnixListener) -> Result<Daemon> {
+        // 2. Redis: who we are.
         let health = Arc::new(Health::default());
         let mut registry = Registry::new(&settings, Arc::clone(&health));
         registry.time_ns()?;
-        let ip = own_ip(&settings)?;
-        let role = roles::choose(&mut registry, &settings.hostname, settings.role)?;
-        let me = Identity { hostname: settings.hostname.clone(), ip, role };
-        let (memory, remembered) = Memory::open(&settings.control);
-        let earlier = EarlierRun::take(&mut registry, &settings.hostname, remembered.ports.clone())?;
-        registry.register_machine(&me.hostname, ip, role.name())?;
+        let redis = redis_socket(&settings)?;
+        let name = take_name(&settings, redis)?;
+        let ip = own_ip(&settings, redis)?;
+        let role = roles::expected(&mut registry, &settings.hostname, settings.role)?;
+        let (memory, remembered) = Memory::open(&settings.control_path());
         // 3. The state, and the one thread that changes it.
         let (commands, queue) = Commands::new();
-        let mut state = State::new(me.clone());
+        let mut state = State::new(Identity { hostname: settings.hostname.clone(), ip, role });
         (state.read_only, state.allow) = (settings.read_only, settings.allow.clone());
-        restore(&mut state, &earlier, remembered);
-        let shared = Arc::new(Shared {
-            settings: settings.clone(),
-            state: Arc::new(Mutex::new(state)),
-            commands: commands.clone(),
-            health,
-            refused_files: Mutex::new(BTreeMap::new()),
-        });
+        restore(&mut state, remembered);
+        let shared = Arc::new(Shared::new(settings.clone(), state, commands.clone(), health));
         let context = zmq::Context::new();
         let guard = start_guard(&context, &settings, &shared)?;
         let workshop = Workshop::new(settings, ip, commands, context);
@@ -92,13 +74,10 @@ impl Daemon {
         let command = thread("dao-command", Stop::new(), &shared, move |_, _| executor.run(&queue))?;
         // 4. The threads that feed it.
         let stop = Stop::new();
-        let leftover = earlier.names;
         let mut threads: Vec<Handle> = guard.into_iter().collect();
         threads.extend([
             thread("dao-heartbeat", stop.clone(), &shared, loops::heartbeat)?,
-            thread("dao-shm-sync", stop.clone(), &shared, move |shared, stop| {
-                loops::shm_sync(shared, leftover, stop);
-            })?,
+            thread("dao-shm-sync", stop.clone(), &shared, loops::shm_sync)?,
             thread("dao-conn-monitor", stop.clone(), &shared, loops::conn_monitor)?,
             thread("dao-client-hb-monitor", stop.clone(), &shared, loops::client_hb_monitor)?,
             thread("dao-stale-cleanup", stop.clone(), &shared, loops::stale_cleanup)?,
@@ -107,17 +86,16 @@ impl Daemon {
                 thread("dao-control", stop, &shared, move |_, stop| socket::serve(&listener, &served, stop))?
             },
         ]);
-        // 5. Everybody who was served before learns that we are back.
-        for client in &earlier.clients {
-            registry.wake(client, "records");
-        }
-        let hostname = &me.hostname;
-        eprintln!("daoserver running on '{hostname}' ({ip}) as {role}");
-        Ok(Daemon { shared, registry, threads, command })
+        Ok(Daemon { shared, registry, threads, command, _name: name })
+    }
+
+    /// What its threads share, and operations work with.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// The start read backwards. Bounded: what is late is named and left behind.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         let deadline = Instant::now() + limits::STOP_TIMEOUT;
         let left = || deadline.saturating_duration_since(Instant::now());
         let host = self.shared.settings.hostname.clone();
@@ -130,7 +108,8 @@ impl Daemon {
         let late = self.command.join_within(left()).err();
         // 2. Redis forgets us. One that has stopped answering is not waited for (and a thread that is late waits for
         // just that): a master cleans up.
-        if self.shared.health.get().is_ok() && late.is_none() && late_threads.is_empty() {
+        let registered = self.shared.is_registered();
+        if registered && self.shared.health.get().is_ok() && late.is_none() && late_threads.is_empty() {
             let forgotten = self.registry.deregister_self(&host);
             let role = lock(&self.shared.state).me.role;
             if let Err(error) = forgotten {
@@ -143,8 +122,25 @@ impl Daemon {
             crate::error!("{late}");
         }
         // 1. The control socket.
-        let _ = std::fs::remove_file(&self.shared.settings.control);
+        let _ = std::fs::remove_file(self.shared.settings.control_path());
         crate::info!("stopped");
+    }
+}
+
+/// Two daemons of one name would take each other's entries in the registry for their own.
+fn take_name(settings: &Settings, redis: SocketAddr) -> Result<NameLock> {
+    let host = &settings.hostname;
+    match NameLock::take(&format!("daoserver:{host}:{redis}")) {
+        Ok(Some(name)) => Ok(name),
+        Ok(None) => {
+            let address = settings.redis_address();
+            let sentence = format!(
+                "Another daemon of this machine is '{host}' for Redis at {address} already, with another control \
+                 socket; use that one, or give this one another --hostname."
+            );
+            Err(Error::new(Kind::Os, sentence))
+        }
+        Err(error) => Err(Error::new(Kind::Os, format!("The name '{host}' cannot be locked: {error}."))),
     }
 }
 
@@ -169,25 +165,24 @@ fn start_guard(context: &zmq::Context, settings: &Settings, shared: &Arc<Shared>
     thread("dao-zap", Stop::new(), shared, move |_, stop| guard.run(stop)).map(Some)
 }
 
+/// Redis' IPv4 address.
+fn redis_socket(settings: &Settings) -> Result<SocketAddr> {
+    let (host, port) = (settings.redis_host.as_str(), settings.redis_port);
+    let found = (host, port).to_socket_addrs();
+    let address = found.ok().and_then(|mut addresses| addresses.find(SocketAddr::is_ipv4));
+    address.ok_or_else(|| Error::new(Kind::Os, format!("Redis' host {host} has no IPv4 address.")))
+}
+
 /// The address in the registry: the one given, else the local one of the connection to Redis.
-fn own_ip(settings: &Settings) -> Result<Ipv4Addr> {
+fn own_ip(settings: &Settings, redis: SocketAddr) -> Result<Ipv4Addr> {
     if let Some(ip) = settings.advertise_ip {
         return Ok(ip);
     }
     let refused = |why: String| {
-        Error::new(
-            Kind::Os,
-            format!("No address of this machine found ({why}); give one with --advertise-ip."),
-        )
+        let sentence = format!("No address of this machine found ({why}); give one with --advertise-ip.");
+        Error::new(Kind::Os, sentence)
     };
-    let (host, port) = (settings.redis_host.as_str(), settings.redis_port);
-    let redis: Vec<SocketAddr> =
-        (host, port).to_socket_addrs().map_err(|error| refused(error.to_string()))?.collect();
-    let redis = redis
-        .iter()
-        .find(|address| address.is_ipv4())
-        .ok_or_else(|| refused(format!("{host} has no IPv4")))?;
-    match process::local_address_towards(*redis) {
+    match process::local_address_towards(redis) {
         Ok(IpAddr::V4(ip)) => {
             if ip.is_loopback() {
                 crate::warn!(
@@ -202,57 +197,14 @@ fn own_ip(settings: &Settings) -> Result<Ipv4Addr> {
     }
 }
 
-/// What a run of this machine that was killed has left in Redis.
-struct EarlierRun {
-    names: BTreeSet<String>,
-    ports: BTreeMap<String, u16>,
-    /// Living clients by segment.
-    clients_of: BTreeMap<String, Vec<String>>,
-    /// Everybody to be told that we are back.
-    clients: BTreeSet<String>,
-}
-
-impl EarlierRun {
-    /// Reads it, and clears the connection records: they name ports on which nobody listens.
-    fn take(registry: &mut Registry, host: &str, ports: BTreeMap<String, u16>) -> Result<EarlierRun> {
-        let left = registry.left_behind(host)?;
-        let mut earlier = EarlierRun {
-            names: BTreeSet::new(),
-            ports,
-            clients_of: BTreeMap::new(),
-            clients: BTreeSet::new(),
-        };
-        for (name, records) in left {
-            if let Some(first) = records.first() {
-                earlier.ports.insert(name.clone(), first.port);
-                registry.write_records(host, &name, &[])?;
-            }
-            earlier.clients.extend(records.into_iter().map(|record| record.client_hostname));
-            earlier.names.insert(name);
-        }
-        for (name, ages) in registry.clients_of_all(host)? {
-            let living = ages
-                .into_iter()
-                .filter(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX));
-            let living: Vec<String> = living.map(|entry| entry.client).collect();
-            earlier.clients.extend(living.iter().cloned());
-            earlier.clients_of.insert(name, living);
-        }
-        Ok(earlier)
-    }
-}
-
-/// Puts into the state what was there before: clients that are alive, ports they know, mirrors that were asked for.
-fn restore(state: &mut State, earlier: &EarlierRun, remembered: Remembered) {
+/// Puts into the state what was there before: ports that peers know, mirrors that were asked for.
+fn restore(state: &mut State, remembered: Remembered) {
     let now = Instant::now();
-    for (name, port) in &earlier.ports {
-        state.on_adopt(name.clone(), Some(*port), Vec::new(), now);
+    for (name, port) in remembered.ports {
+        state.on_adopt(name, Some(port), Vec::new(), now);
     }
-    for (name, clients) in &earlier.clients_of {
-        state.on_adopt(name.clone(), None, clients.clone(), now);
-    }
-    for (key, bidirectional) in remembered.mirrors {
-        crate::info!("the mirror of '{}' of {} is wanted from before", key.1, key.0);
-        state.on_remembered(key, bidirectional);
+    for mirror in remembered.mirrors {
+        crate::info!("the mirror of '{}' of {} is wanted from before", mirror.key.1, mirror.key.0);
+        state.on_remembered(mirror.key, mirror.bidirectional, mirror.leased, now);
     }
 }

@@ -18,7 +18,7 @@ pub enum ExitCode {
     NoDaemon = 8,
 }
 
-/// What went wrong, in the words of the Python module's exceptions.
+/// What went wrong: one kind for each exception of the Python module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// An unknown machine or segment: `KeyError`.
@@ -29,19 +29,15 @@ pub enum Kind {
     NotImplemented,
     /// Somebody may not do this: `PermissionError`.
     Permission,
-    /// Redis cannot be reached: `ConnectionError`.
+    /// Redis, or the local daemon, cannot be reached: `ConnectionError`.
     Connection,
     /// An argument or a value makes no sense: `ValueError`.
     Value,
     /// The operating system refused: `OSError`.
     Os,
-    /// The command line is wrong. Never crosses the control socket.
-    Usage,
-    /// No daemon answers on the control socket. Never crosses it.
-    NoDaemon,
 }
 
-const KINDS: [(Kind, &str, ExitCode); 9] = [
+const KINDS: [(Kind, &str, ExitCode); 7] = [
     (Kind::Key, "KeyError", ExitCode::Unknown),
     (Kind::Timeout, "TimeoutError", ExitCode::Timeout),
     (Kind::NotImplemented, "NotImplementedError", ExitCode::NotImplemented),
@@ -49,8 +45,6 @@ const KINDS: [(Kind, &str, ExitCode); 9] = [
     (Kind::Connection, "ConnectionError", ExitCode::RedisUnreachable),
     (Kind::Value, "ValueError", ExitCode::Failed),
     (Kind::Os, "OSError", ExitCode::Failed),
-    (Kind::Usage, "ValueError", ExitCode::Usage),
-    (Kind::NoDaemon, "ConnectionError", ExitCode::NoDaemon),
 ];
 
 impl Kind {
@@ -59,7 +53,7 @@ impl Kind {
         KINDS.iter().find(|row| row.0 == self).unwrap_or(&KINDS[6])
     }
 
-    /// The Python exception's name, as the control protocol carries it.
+    /// The exception's name.
     pub fn python_name(self) -> &'static str {
         self.row().1
     }
@@ -67,11 +61,6 @@ impl Kind {
     /// The kind behind an exception's name; an unknown one is `Os`.
     pub fn from_python_name(name: &str) -> Kind {
         KINDS.iter().find(|row| row.1 == name).map_or(Kind::Os, |row| row.0)
-    }
-
-    /// The process' exit code.
-    pub fn exit_code(self) -> ExitCode {
-        self.row().2
     }
 }
 
@@ -82,12 +71,29 @@ pub struct Error {
     pub kind: Kind,
     /// One sentence, without a line break.
     pub message: String,
+    /// Finer than the kind: a wrong command line and a bad value are both a `ValueError`.
+    exit_code: ExitCode,
 }
 
 impl Error {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into() }
+        Error { kind, message: message.into(), exit_code: kind.row().2 }
+    }
+
+    /// The command line is wrong.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error { exit_code: ExitCode::Usage, ..Error::new(Kind::Value, message) }
+    }
+
+    /// No daemon answers on the control socket.
+    pub fn no_daemon(message: impl Into<String>) -> Error {
+        Error { exit_code: ExitCode::NoDaemon, ..Error::new(Kind::Connection, message) }
+    }
+
+    /// The exit code of a process that ends with it.
+    pub fn exit_code(&self) -> ExitCode {
+        self.exit_code
     }
 }
 
@@ -107,14 +113,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_has_a_row_and_comes_back_from_its_python_name() {
+    fn every_kind_is_one_exception_and_comes_back_from_its_name() {
         for row in &KINDS {
-            assert_eq!(row.0.exit_code(), row.2);
-        }
-        for kind in [Kind::Key, Kind::Timeout, Kind::NotImplemented, Kind::Permission, Kind::Value, Kind::Os]
-        {
-            assert_eq!(Kind::from_python_name(kind.python_name()), kind);
+            assert_eq!(Error::new(row.0, "").exit_code(), row.2);
+            assert_eq!(Kind::from_python_name(row.0.python_name()), row.0);
         }
         assert_eq!(Kind::from_python_name("SurpriseError"), Kind::Os);
+        assert_eq!((Error::usage("").kind, Error::usage("").exit_code()), (Kind::Value, ExitCode::Usage));
+        assert_eq!(Error::no_daemon("").kind, Kind::Connection);
     }
 }

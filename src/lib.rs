@@ -4,12 +4,13 @@
 //! # The rooms
 //!
 //! ```text
-//! main -> cli -> daemon -> control -> bridge -> { wire, shm } -> os
+//! main -> cli -> api -> daemon -> control -> bridge -> { wire, shm } -> os
 //! ```
 //!
 //! Arrows point one way; `limits`, `dtype`, `naming`, `settings`, `error`, `log` and `metrics` are leaves that anyone
 //! may use. `tests/house.rs` checks it.
 
+pub mod api;
 pub mod bridge;
 pub mod cli;
 pub mod control;
@@ -25,4 +26,8 @@ pub mod settings;
 pub mod shm;
 pub mod wire;
 
-pub use control::discovery::discover_redis;
+pub use api::{DaoServer, Element, Frame, Frames, Machine, Mirror};
+pub use control::discovery::{Found, discover_redis};
+pub use error::{Error, Kind, Result};
+pub use settings::{Role, Settings};
+pub use wire::control::Get;

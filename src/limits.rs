@@ -18,6 +18,10 @@ pub const REDIS_VALUE_BYTES_MAX: usize = 256 * 1024;
 pub const CONTROL_LINE_BYTES_MAX: usize = 1 << 20;
 /// Connections to the control socket that are served at once.
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
+/// Streams and scans that are waited for over one connection at the same time; each has a thread.
+pub const CONTROL_LANES_MAX: usize = 64;
+/// A lease from before a restart is kept so long for its holder to ask again.
+pub const LEASE_GRACE: Duration = Duration::from_secs(10);
 /// Clients of one segment that an owner keeps.
 pub const CLIENTS_MAX: usize = 256;
 /// Mirrors that one daemon keeps.
@@ -59,6 +63,8 @@ pub const HEARTBEAT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longest wait that a command can be asked for.
 pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(86_400);
 
+/// Wait for one address of a subnet scan, unless another is asked for.
+pub const DISCOVERY_TIMEOUT: Duration = Duration::from_millis(300);
 /// Longest wait for one address of a subnet scan.
 pub const DISCOVERY_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 /// Threads of a subnet scan: each has one descriptor, and a process has often only 1024.

@@ -1,7 +1,6 @@
 //! What the daemon and the commands were told: the meaning of the command line and the environment, checked once.
 //! A leaf: `cli/` makes it, `daemon` and `control` read it.
 
-use crate::log::Level;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -118,15 +117,37 @@ pub struct Settings {
     pub read_only: bool,
     /// Who may subscribe or write; nobody named: all.
     pub allow: Vec<Cidr>,
-    /// The control socket.
-    pub control: PathBuf,
-    /// How much is logged.
-    pub log_level: Level,
-    /// Scan the local subnets, print, and end.
-    pub discover: bool,
+    /// The control socket; `None`: `<shm_dir>/.daoserver-<hostname>.sock`.
+    pub control: Option<PathBuf>,
 }
 
 impl Settings {
+    /// Every flag's default, under this name.
+    pub fn named(hostname: impl Into<String>) -> Settings {
+        Settings {
+            redis_host: "localhost".to_owned(),
+            redis_port: 6_379,
+            redis_username: None,
+            redis_password: None,
+            role: None,
+            heartbeat_interval: Duration::from_secs(30),
+            base_pub_port: 5_560,
+            shm_dir: PathBuf::from("/tmp"),
+            hostname: hostname.into(),
+            advertise_ip: None,
+            bind: None,
+            read_only: false,
+            allow: Vec::new(),
+            control: None,
+        }
+    }
+
+    /// Where the control socket is.
+    pub fn control_path(&self) -> PathBuf {
+        let default = || self.shm_dir.join(format!(".daoserver-{}.sock", self.hostname));
+        self.control.clone().unwrap_or_else(default)
+    }
+
     /// Redis' address as error sentences give it: `h:p`.
     pub fn redis_address(&self) -> String {
         format!("{}:{}", self.redis_host, self.redis_port)

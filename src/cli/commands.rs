@@ -2,7 +2,7 @@
 
 use super::typed::{Format, Typed};
 use crate::dtype::{DType, Shape};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::naming;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -237,7 +237,7 @@ pub enum Source {
 const DISCOVER_TIMEOUT: Duration = Duration::from_millis(300);
 
 fn usage(command: Name, why: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Usage, format!("{why}; see {} --help", command.typed()))
+    Error::usage(format!("{why}; see {} --help", command.typed()))
 }
 
 impl Command {

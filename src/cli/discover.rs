@@ -10,20 +10,11 @@ use crate::settings::Secret;
 pub fn run(asked: &Discover, username: Option<String>, password: Option<Secret>) -> Result<()> {
     let login = password.map(|password| Login { username, password });
     let found = discover_redis_as(asked.port, asked.timeout, asked.workers, login.as_ref())?;
-    if asked.json { output::print(&json(&found).to_string()) } else { output::print(&text(&found)) }
-}
-
-/// The array of the JSON output; `discover` on the control socket answers the same.
-pub fn json(found: &[Found]) -> serde_json::Value {
-    let one = |found: &Found| {
-        serde_json::json!({
-            "host": found.host.to_string(),
-            "port": found.port,
-            "dao": found.dao,
-            "machines": found.machines,
-        })
-    };
-    found.iter().map(one).collect()
+    if asked.json {
+        let array: serde_json::Value = found.iter().map(Found::to_json).collect();
+        return output::print(&array.to_string());
+    }
+    output::print(&text(&found))
 }
 
 fn text(found: &[Found]) -> String {
@@ -61,6 +52,6 @@ mod tests {
                       192.168.64.3:6379        machines: —\n";
         assert_eq!(text(&found), wanted);
         assert_eq!(text(&[]), "No Redis instances found on local subnets.\n");
-        assert_eq!(json(&found)[0]["machines"][1], "rts-machine");
+        assert_eq!(found[0].to_json()["machines"][1], "rts-machine");
     }
 }

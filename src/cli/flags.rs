@@ -118,6 +118,9 @@ pub static FLAGS: &[Flag] = &[
     row("allow", Some("CIDR"), Default::Text("all"), &[Daemon],
         "who may subscribe or write, such as 192.168.64.0/24 or one address; repeatable",
         |t, v| { t.allow.push(Cidr::parse(v)?); Ok(()) }),
+    row("stdio", None, Default::None, &[Daemon],
+        "the control protocol on standard input and output; nothing is registered before its start, and all ends with it",
+        |t, _| on(&mut t.stdio)),
     row("log-level", Some("error|warn|info|debug"), Default::Value("info"), ALL,
         "least serious lines that are logged, on standard error",
         |t, v| some(&mut t.log_level, Level::parse(v).ok_or_else(log_levels))),
@@ -245,7 +248,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_daemon_is_there() {
         let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
-            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow control log-level help \
+            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow control stdio log-level help \
             version"
             .split_whitespace()
             .collect();

@@ -4,7 +4,7 @@ use super::output;
 use crate::control::client;
 use crate::error::Result;
 use crate::settings::Settings;
-use crate::wire::control::Op;
+use crate::wire::control::{Get, Op};
 use std::time::Duration;
 
 /// Prints the mirror's path, or all that is known of it.
@@ -16,9 +16,9 @@ pub fn run(
     timeout: Duration,
     json: bool,
 ) -> Result<()> {
-    let op = Op::GetRemoteShm { hostname: host.to_owned(), shm: shm.to_owned(), bidirectional, timeout };
+    let op = Op::GetRemoteShm(Get { bidirectional, timeout, ..Get::new(host, shm) });
     // Beyond the wait for the record: the first frame, and Redis' time-outs.
-    let mirror = client::call(&settings.control, &op, timeout + Duration::from_secs(15))?;
+    let mirror = client::call(&settings.control_path(), &op, timeout + Duration::from_secs(15))?;
     if json {
         return output::print(&mirror.to_string());
     }

@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
 }
 
 fn code(why: &Error) -> u8 {
-    why.kind.exit_code() as u8
+    why.exit_code() as u8
 }
 
 fn dispatch(parsed: Parsed) -> Result<()> {
@@ -64,7 +64,7 @@ fn run(typed: &Typed, command: &Command) -> Result<()> {
     }
     let settings = typed.settings(password())?;
     match command {
-        Command::Daemon => daemon::run(&settings),
+        Command::Daemon => daemon::run(settings, typed.stdio),
         Command::List { json } => list::run(&settings, *json),
         Command::Get { host, shm, bidirectional, timeout, json } => {
             get::run(&settings, host, shm, *bidirectional, *timeout, *json)

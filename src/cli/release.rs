@@ -9,5 +9,5 @@ use std::time::Duration;
 /// Ends the mirror and removes its file and semaphores.
 pub fn run(settings: &Settings, host: &str, shm: &str) -> Result<()> {
     let op = Op::ReleaseRemoteShm { hostname: host.to_owned(), shm: shm.to_owned() };
-    client::call(&settings.control, &op, Duration::from_secs(15)).map(|_| ())
+    client::call(&settings.control_path(), &op, Duration::from_secs(15)).map(|_| ())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Prints publishers, mirrors and Redis.
 pub fn run(settings: &Settings, json: bool) -> Result<()> {
-    let status = client::call(&settings.control, &Op::Status, Duration::from_secs(10))?;
+    let status = client::call(&settings.control_path(), &Op::Status, Duration::from_secs(10))?;
     if json { output::print(&status.to_string()) } else { output::print(&as_text(&status)) }
 }
 

@@ -1,11 +1,9 @@
 //! What was typed, read value by value. [`Typed::settings`] turns it into what it means.
 
 use crate::dtype::{DType, Shape};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::limits;
 use crate::log::Level;
-use crate::naming;
-use crate::os::interfaces;
 use crate::settings::{Cidr, Role, Secret, Settings};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -63,6 +61,7 @@ pub struct Typed {
     pub wait: bool,
 
     pub help: bool,
+    pub stdio: bool,
     pub version: bool,
 }
 
@@ -168,32 +167,24 @@ impl Typed {
     /// What all of it means for the daemon and for the commands that talk to it or to Redis. `password` is
     /// what the environment has, and gives way to a file.
     pub fn settings(&self, password: Option<String>) -> Result<Settings> {
-        let hostname = match &self.hostname {
-            Some(name) => name.clone(),
-            None => own_hostname()?,
+        let mut settings = match &self.hostname {
+            Some(name) => Settings::named(name),
+            None => Settings::here()?,
         };
-        let control = match &self.control {
-            Some(path) => path.clone(),
-            None => self.shm_dir.join(format!(".daoserver-{hostname}.sock")),
-        };
-        Ok(Settings {
-            redis_host: self.redis_host.clone(),
-            redis_port: self.redis_port,
-            redis_username: self.redis_username.clone(),
-            redis_password: self.password(password)?,
-            role: self.role,
-            heartbeat_interval: self.heartbeat_interval,
-            base_pub_port: self.base_pub_port,
-            shm_dir: self.shm_dir.clone(),
-            hostname,
-            advertise_ip: self.advertise_ip,
-            bind: self.bind,
-            read_only: self.read_only,
-            allow: self.allow.clone(),
-            control,
-            log_level: self.log_level.unwrap_or(Level::Info),
-            discover: self.discover,
-        })
+        settings.redis_host = self.redis_host.clone();
+        settings.redis_port = self.redis_port;
+        settings.redis_username = self.redis_username.clone();
+        settings.redis_password = self.password(password)?;
+        settings.role = self.role;
+        settings.heartbeat_interval = self.heartbeat_interval;
+        settings.base_pub_port = self.base_pub_port;
+        settings.shm_dir = self.shm_dir.clone();
+        settings.advertise_ip = self.advertise_ip;
+        settings.bind = self.bind;
+        settings.read_only = self.read_only;
+        settings.allow = self.allow.clone();
+        settings.control = self.control.clone();
+        Ok(settings)
     }
 
     /// The password in its file, or the one of the environment.
@@ -202,21 +193,11 @@ impl Typed {
             return Ok(environment.filter(|password| !password.is_empty()).map(Secret::new));
         };
         let wrong =
-            |why: String| Error::new(Kind::Usage, format!("--redis-password-file {}: {why}", path.display()));
+            |why: String| Error::usage(format!("--redis-password-file {}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|why| wrong(why.to_string()))?;
         match text.lines().next() {
             Some(password) if !password.is_empty() => Ok(Some(Secret::new(password))),
             _ => Err(wrong("its first line is empty".into())),
         }
-    }
-}
-
-/// The name the kernel has for this machine, if others can use it.
-fn own_hostname() -> Result<String> {
-    let name = interfaces::hostname()
-        .map_err(|why| Error::new(Kind::Os, format!("Cannot ask for this machine's name: {why}")))?;
-    match naming::host_name(&name) {
-        Ok(_) => Ok(name),
-        Err(why) => Err(Error::new(Kind::Usage, format!("{why}; give this machine a name with --hostname"))),
     }
 }

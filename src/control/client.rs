@@ -1,37 +1,79 @@
-//! The other end of the control socket: how the commands reach the local daemon.
+//! The other end of the control socket: how the commands and embedding programs reach the local daemon.
 
 use crate::error::{Error, Kind, Result};
 use crate::wire::control::{Op, ask, parse_answer};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Asks the daemon behind this socket for one operation and waits for its answer, `patience` at most.
-pub fn call(control: &Path, op: &Op, patience: Duration) -> Result<Value> {
-    let no_daemon = |why: std::io::Error| {
-        let path = control.display();
-        Error::new(
-            Kind::NoDaemon,
-            format!("No daoserver answers on {path} ({why}); start one, or name its --control."),
-        )
-    };
-    let mut stream = UnixStream::connect(control).map_err(no_daemon)?;
-    stream.set_read_timeout(Some(patience)).map_err(no_daemon)?;
-    stream.set_write_timeout(Some(patience)).map_err(no_daemon)?;
-    stream.write_all(format!("{}\n", ask(1, op)).as_bytes()).map_err(no_daemon)?;
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(no_daemon)?;
-    if line.is_empty() {
-        return Err(Error::new(Kind::NoDaemon, format!("The daoserver on {} hung up.", control.display())));
-    }
-    parse_answer(&line).map_err(|why| Error::new(Kind::Os, why))?.1
+/// A connection to a daemon. What is leased over it ends with it.
+pub struct Connection {
+    control: PathBuf,
+    reader: BufReader<UnixStream>,
+    asked: u64,
 }
 
-/// Who answers on this socket: host name and process number.
-pub fn ping(control: &Path) -> Result<(String, u64)> {
+/// Who answers on a control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Daemon {
+    pub hostname: String,
+    pub pid: u64,
+    pub redis_host: String,
+    pub redis_port: u16,
+}
+
+impl Connection {
+    /// Connects to the daemon behind this socket.
+    pub fn open(control: &Path) -> Result<Connection> {
+        let stream = UnixStream::connect(control).map_err(|why| no_daemon(control, &why))?;
+        Ok(Connection { control: control.to_owned(), reader: BufReader::new(stream), asked: 0 })
+    }
+
+    /// Asks for one operation and waits for its answer, `patience` at most.
+    pub fn call(&mut self, op: &Op, patience: Duration) -> Result<Value> {
+        self.asked += 1;
+        let line = self.exchange(&format!("{}\n", ask(self.asked, op)), patience);
+        let line = line.map_err(|why| no_daemon(&self.control, &why))?;
+        if line.is_empty() {
+            let control = self.control.display();
+            return Err(Error::no_daemon(format!("The daoserver on {control} hung up.")));
+        }
+        parse_answer(&line).map_err(|why| Error::new(Kind::Os, why))?.1
+    }
+
+    fn exchange(&mut self, question: &str, patience: Duration) -> std::io::Result<String> {
+        let stream = self.reader.get_mut();
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.write_all(question.as_bytes())?;
+        let mut line = String::new();
+        self.reader.read_line(&mut line)?;
+        Ok(line)
+    }
+}
+
+fn no_daemon(control: &Path, why: &std::io::Error) -> Error {
+    let path = control.display();
+    Error::no_daemon(format!("No daoserver answers on {path} ({why}); start one, or name its --control."))
+}
+
+/// Asks the daemon behind this socket for one operation, over a connection of its own.
+pub fn call(control: &Path, op: &Op, patience: Duration) -> Result<Value> {
+    Connection::open(control)?.call(op, patience)
+}
+
+/// Who answers on this socket.
+pub fn ping(control: &Path) -> Result<Daemon> {
     let value = call(control, &Op::Ping, Duration::from_secs(2))?;
-    let hostname = value.get("hostname").and_then(Value::as_str).unwrap_or("?").to_owned();
-    Ok((hostname, value.get("pid").and_then(Value::as_u64).unwrap_or(0)))
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or("?").to_owned();
+    let number = |field: &str| value.get(field).and_then(Value::as_u64).unwrap_or(0);
+    Ok(Daemon {
+        hostname: text("hostname"),
+        pid: number("pid"),
+        redis_host: text("redis_host"),
+        redis_port: number("redis_port") as u16,
+    })
 }

@@ -2,9 +2,11 @@
 
 use crate::bridge::worker::Ended;
 use crate::control::registry::{ClientAge, RemoteFacts};
-use crate::control::state::{MirrorInfo, StreamKey};
+use crate::control::registration::EarlierRun;
+use crate::control::state::{Holder, MirrorInfo, StreamKey};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;
+use crate::settings::Role;
 use crate::wire::record::Request;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,13 +31,24 @@ pub enum Command {
     /// The registry has lost what we wrote: all of it is to be written again.
     RegistryLost,
     /// Somebody wants a mirror; answered when it runs, or with why it cannot. The ticket tells askers apart.
-    Want { key: StreamKey, bidirectional: bool, facts: RemoteFacts, ticket: u64, reply: Reply<MirrorInfo> },
-    /// The one with this ticket has waited long enough; without another the mirror is forgotten if it never ran.
+    Want {
+        key: StreamKey,
+        bidirectional: bool,
+        holder: Holder,
+        facts: RemoteFacts,
+        ticket: u64,
+        reply: Reply<MirrorInfo>,
+    },
+    /// The one with this ticket has waited long enough.
     Abandon { key: StreamKey, ticket: u64 },
-    /// A mirror is to end.
-    Release { key: StreamKey, reply: Reply<()> },
-    /// This machine is to stand in the registry, or not.
-    Register { registered: bool, reply: Reply<()> },
+    /// A caller wants a mirror no more; answered with how many still do.
+    Release { key: StreamKey, caller: u64, reply: Reply<usize> },
+    /// A caller has gone, and with him his leases.
+    CallerGone { caller: u64, reply: Reply<()> },
+    /// This machine stands in the registry, in this role, with what an earlier run has left there.
+    Registered { role: Role, earlier: EarlierRun, reply: Reply<()> },
+    /// It is to stand there no more.
+    Unregister { reply: Reply<()> },
     /// A publisher ended by itself.
     PublisherEnded { name: String, boot_id: u64, why: Ended },
     /// A mirror ended by itself.

@@ -14,6 +14,7 @@ use crate::naming::host_name;
 use crate::naming::key::{MACHINES, MachineKey, parse_machine};
 use crate::os::interfaces;
 use crate::settings::Secret;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -39,6 +40,13 @@ pub struct Found {
     pub dao: bool,
     /// The machines in that registry, sorted.
     pub machines: Vec<String>,
+}
+
+impl Found {
+    /// One entry of the array that `discover --json` prints and `discover` answers.
+    pub fn to_json(&self) -> Value {
+        json!({"host": self.host.to_string(), "port": self.port, "dao": self.dao, "machines": self.machines})
+    }
 }
 
 /// Who asks, for servers that want to know.

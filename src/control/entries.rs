@@ -6,6 +6,7 @@ use crate::bridge::stats::{MirrorStats, PublisherStats};
 use crate::dtype::{DType, Shape};
 use crate::error::Error;
 use crate::settings::Role;
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -98,13 +99,27 @@ pub enum Mirror {
     Failed { why: Error, target: Target, retry_at: Instant },
 }
 
+/// Who wants a mirror. It lasts as long as anybody does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// Somebody who wants it until it is released.
+    Kept,
+    /// A caller, by his number, until he ends.
+    Lease(u64),
+    /// The same, in the process that the daemon runs in, or at its standard input: he does not outlive it.
+    Inside(u64),
+    /// Those who had leases of an earlier run: they may ask again.
+    Earlier,
+}
+
 /// A mirror as it is desired.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Wanted {
+    pub holders: BTreeSet<Holder>,
     pub bidirectional: bool,
     pub back: Option<BackSocket>,
-    /// A mirror of it has run since somebody asked: from then on it lasts until it is released.
+    /// A mirror of it has run since somebody asked: from then on it is had without Redis, and remembered.
     pub established: bool,
     pub asked_at: Option<Instant>,
 }

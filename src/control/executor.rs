@@ -3,11 +3,11 @@
 use crate::bridge::mirror::Source;
 use crate::bridge::streams::Link;
 use crate::control::commands::{Command, Reply};
-use crate::control::persist::Memory;
+use crate::control::persist::{Memory, MirrorMemory};
 use crate::control::reconcile::Action;
 use crate::control::registry::Registry;
 use crate::control::state::{
-    LinkInfo, Mirror, MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target,
+    Holder, LinkInfo, Mirror, MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target, Wanted,
 };
 use crate::control::workshop::Workshop;
 use crate::error::{Error, Kind, Result};
@@ -44,8 +44,17 @@ pub struct Executor {
     /// Where each publisher hears who writes back.
     orders: BTreeMap<String, Sender<Vec<Link>>>,
     mirrors: BTreeMap<StreamKey, Handle>,
-    waiting: BTreeMap<StreamKey, Vec<(u64, Reply<MirrorInfo>)>>,
+    waiting: BTreeMap<StreamKey, Vec<Waiting>>,
     failures: Repeats,
+}
+
+/// Somebody who waits for a mirror to run.
+struct Waiting {
+    ticket: u64,
+    holder: Holder,
+    /// He was no holder of it before: if it fails he is none.
+    new: bool,
+    reply: Reply<MirrorInfo>,
 }
 
 impl Executor {
@@ -99,38 +108,62 @@ impl Executor {
             }
             Command::ClientGone { name, client } => state.on_client_gone(&name, &client),
             Command::RegistryLost => state.on_registry_lost(),
-            Command::Want { key, bidirectional, facts, ticket, reply } => {
-                match state.on_want(key.clone(), bidirectional, facts) {
+            Command::Want { key, bidirectional, holder, facts, ticket, reply } => {
+                match state.on_want(key.clone(), bidirectional, holder, facts) {
                     Err(error) => answer(&reply, Err(error)),
-                    Ok(()) => match running(&state, &key) {
-                        Some(info) => answer(&reply, Ok(info)),
-                        None => self.waiting.entry(key).or_default().push((ticket, reply)),
+                    Ok(new) => match running(&state, &key) {
+                        Some(info) => {
+                            drop(state);
+                            self.remember();
+                            answer(&reply, Ok(info));
+                        }
+                        None => {
+                            self.waiting.entry(key).or_default().push(Waiting { ticket, holder, new, reply });
+                        }
                     },
                 }
             }
             Command::Abandon { key, ticket } => {
-                let others = self.waiting.entry(key.clone()).or_default();
-                others.retain(|(waiting, _)| *waiting != ticket);
-                if others.is_empty() {
-                    self.waiting.remove(&key);
-                    state.on_abandon(&key);
+                let waiting = self.waiting.entry(key.clone()).or_default();
+                if let Some(place) = waiting.iter().position(|one| one.ticket == ticket) {
+                    let gone = waiting.remove(place);
+                    // Another who asks for the same holder takes his place.
+                    match waiting.iter_mut().find(|other| other.holder == gone.holder) {
+                        Some(other) => other.new |= gone.new,
+                        None if gone.new => state.on_abandon(&key, gone.holder),
+                        None => {}
+                    }
                 }
+                self.waiting.retain(|_, waiting| !waiting.is_empty());
             }
-            Command::Register { registered, reply } => {
-                state.registered = registered;
+            Command::Registered { role, earlier, reply } => {
+                state.on_registered(role, earlier, now);
+                drop(state);
+                self.reconcile();
+                answer(&reply, Ok(()));
+            }
+            Command::Unregister { reply } => {
+                state.registered = false;
                 drop(state);
                 self.reconcile(); // answered when our records are gone
                 answer(&reply, Ok(()));
             }
-            Command::Release { key, reply } => {
-                let known = state.on_release(&key);
+            Command::Release { key, caller, reply } => {
+                let left = state.on_release(&key, caller);
                 drop(state);
                 self.reconcile(); // answered when it is gone
                 self.remember();
                 let (host, name) = &key;
                 let unknown =
                     || Error::new(Kind::Key, format!("No mirror of SHM '{name}' of host '{host}' here."));
-                answer(&reply, if known { Ok(()) } else { Err(unknown()) });
+                answer(&reply, left.ok_or_else(unknown));
+            }
+            Command::CallerGone { caller, reply } => {
+                state.on_caller_gone(caller);
+                drop(state);
+                self.reconcile();
+                self.remember();
+                answer(&reply, Ok(()));
             }
             Command::PublisherEnded { name, boot_id, why } => {
                 let current = matches!(state.publishers.get(&name),
@@ -169,6 +202,7 @@ impl Executor {
 
     /// Acts until desired and actual have met, or a few times: what is left then waits for the next tick.
     fn reconcile(&mut self) {
+        lock(&self.state).expire_leases(Instant::now());
         for _ in 0..8 {
             let actions = lock(&self.state).reconcile(Instant::now());
             if actions.is_empty() {
@@ -237,10 +271,8 @@ impl Executor {
                 crate::error!("no write-back of '{}' of {}: {why}", key.1, key.0);
                 lock(&self.state).on_write_refused(&key);
                 self.workshop.forget_back(&key);
+                self.refuse_waiting(&key, &why);
                 self.remember();
-                for (_, reply) in self.waiting.remove(&key).unwrap_or_default() {
-                    answer(&reply, Err(why.clone()));
-                }
                 true
             }
             Action::RefuseMirror { key, target, why } => {
@@ -355,13 +387,16 @@ impl Executor {
         if lock(&self.state).on_mirror_failed(key.clone(), why.clone(), target, retry_at) {
             crate::error!("no mirror of '{}' of {}: {why}", key.1, key.0);
         }
-        let waiting = self.waiting.remove(&key).unwrap_or_default();
-        if !waiting.is_empty() {
-            // They are told, and may ask again: nothing stays behind of a mirror that never ran.
-            lock(&self.state).on_abandon(&key);
-        }
-        for (_, reply) in waiting {
-            answer(&reply, Err(why.clone()));
+        self.refuse_waiting(&key, &why);
+    }
+
+    /// They are told, and may ask again: nothing stays behind of what they asked for.
+    fn refuse_waiting(&mut self, key: &StreamKey, why: &Error) {
+        for waiting in self.waiting.remove(key).unwrap_or_default() {
+            if waiting.new {
+                lock(&self.state).on_abandon(key, waiting.holder);
+            }
+            answer(&waiting.reply, Err(why.clone()));
         }
     }
 
@@ -388,8 +423,8 @@ impl Executor {
                     Instant::now(),
                 );
                 self.remember();
-                for (_, reply) in self.waiting.remove(&key).unwrap_or_default() {
-                    answer(&reply, Ok(info.clone()));
+                for waiting in self.waiting.remove(&key).unwrap_or_default() {
+                    answer(&waiting.reply, Ok(info.clone()));
                 }
                 true
             }
@@ -406,7 +441,9 @@ impl Executor {
     /// Takes away what a mirror leaves: its file, its semaphores, our heartbeat at the owner.
     fn forget(&mut self, key: &StreamKey) {
         let path = self.workshop.mirror_path(key);
-        if let Err(error) = shm::remove(&path)
+        // Not one that another daemon keeps.
+        if self.workshop.lock(key, &path).is_ok()
+            && let Err(error) = shm::remove(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {
             crate::warn!("{} cannot be removed: {error}", path.display());
@@ -414,9 +451,7 @@ impl Executor {
         // Without Redis the heartbeat runs out by itself, and the owner evicts us.
         let _ = self.registry.release(&key.0, &key.1, &self.hostname);
         let gone = Error::new(Kind::Key, "The mirror was released while it was waited for.");
-        for (_, reply) in self.waiting.remove(key).unwrap_or_default() {
-            answer(&reply, Err(gone.clone()));
-        }
+        self.refuse_waiting(key, &gone);
         self.workshop.forget(key);
         lock(&self.state).on_forgotten(key);
     }
@@ -424,8 +459,12 @@ impl Executor {
     fn remember(&mut self) {
         let state = lock(&self.state);
         let established = state.wanted.iter().filter(|(_, wanted)| wanted.established);
-        let mirrors: Vec<(StreamKey, bool)> =
-            established.map(|(key, wanted)| (key.clone(), wanted.bidirectional)).collect();
+        let mirror = |(key, wanted): (&StreamKey, &Wanted)| MirrorMemory {
+            key: key.clone(),
+            bidirectional: wanted.bidirectional,
+            leased: !wanted.holders.contains(&Holder::Kept),
+        };
+        let mirrors: Vec<MirrorMemory> = established.map(mirror).collect();
         let ports = state.ports.clone();
         drop(state);
         self.memory.write(&mirrors, &ports);
@@ -433,6 +472,9 @@ impl Executor {
 
     /// Everything told first, then everything joined: the bound is one thread's, not the sum of all.
     fn stop(mut self) {
+        lock(&self.state).on_stop();
+        self.reconcile();
+        self.remember();
         let handles: Vec<Handle> = std::mem::take(&mut self.publishers)
             .into_values()
             .chain(std::mem::take(&mut self.mirrors).into_values())

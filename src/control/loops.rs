@@ -32,9 +32,57 @@ pub struct Shared {
     pub health: Arc<Health>,
     /// Segment files that cannot be served: name of the file, why. For `status`.
     pub refused_files: Mutex<BTreeMap<String, String>>,
+    /// Held while this machine goes into the registry or out of it.
+    pub registering: Mutex<()>,
+    /// Somebody has asked the daemon to stop.
+    pub stop_asked: Stop,
+    /// Names of an earlier run that may still stand in the registry, until `dao-shm-sync` takes them.
+    leftover: Mutex<BTreeSet<String>>,
+    /// Links that no operation uses now.
+    idle_registries: Mutex<Vec<Registry>>,
 }
 
+/// Links to Redis that are kept open between operations.
+const IDLE_REGISTRIES_MAX: usize = 4;
+
 impl Shared {
+    /// With nothing done yet.
+    pub fn new(settings: Settings, state: State, commands: Commands, health: Arc<Health>) -> Shared {
+        Shared {
+            settings,
+            state: Arc::new(Mutex::new(state)),
+            commands,
+            health,
+            refused_files: Mutex::default(),
+            registering: Mutex::default(),
+            stop_asked: Stop::new(),
+            leftover: Mutex::default(),
+            idle_registries: Mutex::default(),
+        }
+    }
+
+    /// Does something with a link to Redis that nobody else uses meanwhile.
+    pub fn with_registry<T>(&self, work: impl FnOnce(&mut Registry) -> T) -> T {
+        let idle = || self.idle_registries.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let taken = idle().pop();
+        let mut registry = taken.unwrap_or_else(|| self.registry());
+        let result = work(&mut registry);
+        let mut idle = idle();
+        if idle.len() < IDLE_REGISTRIES_MAX {
+            idle.push(registry);
+        }
+        result
+    }
+
+    /// Segments that stand in the registry and may be none any more.
+    pub fn leave_to_sync(&self, names: BTreeSet<String>) {
+        self.leftover.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(names);
+    }
+
+    fn take_leftover(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.leftover.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
     /// A registry of the caller's own, not connected yet.
     pub fn registry(&self) -> Registry {
         Registry::new(&self.settings, Arc::clone(&self.health))
@@ -59,6 +107,9 @@ pub fn heartbeat(shared: &Shared, stop: &Stop) {
     }
 }
 
+/// A machine that is put into the registry gets its segments there so soon.
+const REGISTERED_POLL: Duration = Duration::from_millis(20);
+
 /// What `dao-shm-sync` knows of the registry's view of our segments.
 struct Synchronized {
     /// As they stand in Redis. `None`: unknown, all of it is written again.
@@ -69,25 +120,33 @@ struct Synchronized {
     contests: Repeats,
 }
 
-/// `dao-shm-sync`: local segments against the registry, once a second. `leftover`: what an earlier run registered.
-pub fn shm_sync(shared: &Shared, leftover: BTreeSet<String>, stop: &Stop) {
+/// `dao-shm-sync`: local segments against the registry, once a second while this machine stands there.
+pub fn shm_sync(shared: &Shared, stop: &Stop) {
     let mut registry = shared.registry();
-    let mut synchronized =
-        Synchronized { entries: None, leftover, passes: 0, contests: Repeats::new(Duration::from_secs(60)) };
+    let mut synchronized = Synchronized {
+        entries: None,
+        leftover: BTreeSet::new(),
+        passes: 0,
+        contests: Repeats::new(Duration::from_secs(60)),
+    };
     let mut unfinished = BTreeSet::new();
     loop {
+        if !shared.is_registered() {
+            synchronized.entries = None;
+            if stop.wait(REGISTERED_POLL) {
+                return;
+            }
+            continue;
+        }
+        synchronized.leftover.extend(shared.take_leftover());
         let found = scan(shared, &mut unfinished);
         let files: BTreeMap<String, PathBuf> =
             found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
         let _ = shared.commands.offer(Command::LocalSegments(files));
-        if shared.is_registered() {
-            let specs = found.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
-            if synchronize(shared, &mut registry, &mut synchronized, specs).is_err() {
-                synchronized.entries = None; // who knows what stands there now
-            }
-        } else {
-            synchronized.entries = None;
+        let specs = found.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
+        if synchronize(shared, &mut registry, &mut synchronized, specs).is_err() {
+            synchronized.entries = None; // who knows what stands there now
         }
         if stop.wait(limits::SHM_SYNC_INTERVAL) {
             return;
@@ -346,15 +405,24 @@ pub fn client_hb_monitor(shared: &Shared, stop: &Stop) {
 
 /// `dao-stale-cleanup`: on the master, machines past their time; also keeps the lease on the master's role.
 pub fn stale_cleanup(shared: &Shared, stop: &Stop) {
+    let is_master = || {
+        let state = lock(&shared.state);
+        state.registered && state.me.role == Role::Master
+    };
     let me = lock(&shared.state).me.clone();
-    if me.role != Role::Master {
-        return;
-    }
     let mut registry = shared.registry();
     let mut watch = Watch::default();
     let mut next_removal = Instant::now() + limits::STALE_CLEANUP_INTERVAL;
     let mut warned = false;
     loop {
+        if !is_master() {
+            watch = Watch::default();
+            next_removal = Instant::now() + limits::STALE_CLEANUP_INTERVAL;
+            if stop.wait(Duration::from_millis(500)) {
+                return;
+            }
+            continue;
+        }
         let ours = registry.lease_master(&me.hostname);
         if matches!(ours, Ok(false)) && !std::mem::replace(&mut warned, true) {
             crate::warn!(

@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod commands;
+pub mod conversation;
 pub mod discovery;
 pub mod entries;
 pub mod executor;
@@ -16,6 +17,7 @@ pub mod operations;
 pub mod persist;
 pub mod reconcile;
 pub mod redis_link;
+pub mod registration;
 pub mod registry;
 pub mod roles;
 pub mod socket;

@@ -1,39 +1,101 @@
-//! What the control socket can be asked for. Each runs on the asking connection's thread, with that connection's own
-//! link to Redis; only commands on the queue change the state.
+//! What a daemon can be asked for, over the control protocol and by the program that it runs in. Each operation runs
+//! on the asker's thread, with a link to Redis of its own; only commands on the queue change the state.
 
 use crate::bridge::publisher::Started;
 use crate::control::commands::Command;
+use crate::control::discovery::{Found, Login, discover_redis_as};
 use crate::control::executor::lock;
 use crate::control::loops::Shared;
+use crate::control::registration;
 use crate::control::registry::Registry;
 use crate::control::roles;
-use crate::control::state::{LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey};
+use crate::control::state::{Holder, LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey, Wanted};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
 use crate::naming::{host_name, normalized_segment_name};
+use crate::os::process;
+use crate::os::threads::Stop;
 use crate::settings::Role;
-use crate::wire::control::Op;
+use crate::wire::control::{Get, Op, Scan};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
+/// Somebody who asks: a connection, or a program that has the daemon inside. His leases end with him.
+pub struct Caller {
+    number: u64,
+    inside: bool,
+    /// Set when he has gone: what he waits for is given up.
+    pub gone: Stop,
+}
+
+impl Caller {
+    /// A caller. `inside`: in the daemon's own process, or at its standard input.
+    pub fn new(inside: bool) -> Caller {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Caller { number: NUMBERS.fetch_add(1, Ordering::Relaxed), inside, gone: Stop::new() }
+    }
+
+    fn holder(&self, lease: bool) -> Holder {
+        match (lease, self.inside) {
+            (false, _) => Holder::Kept,
+            (true, false) => Holder::Lease(self.number),
+            (true, true) => Holder::Inside(self.number),
+        }
+    }
+
+    /// Ends his leases; returns when their mirrors are gone, if nobody else holds them.
+    pub fn leave(&self, shared: &Shared) {
+        self.gone.set();
+        let (reply, answer) = sync_channel(1);
+        shared.commands.insist(Command::CallerGone { caller: self.number, reply });
+        let _ = answer.recv_timeout(Duration::from_secs(10)); // late or not, it is on its way
+    }
+}
+
 /// Carries out one operation. Blocks for at most its time-out and Redis'.
-pub fn run(shared: &Shared, registry: &mut Registry, op: Op) -> Result<Value> {
-    registry.link().retry_now();
+pub fn run(shared: &Shared, caller: &Caller, op: Op) -> Result<Value> {
+    shared.with_registry(|registry| {
+        registry.link().retry_now();
+        run_with(shared, registry, caller, op)
+    })
+}
+
+fn run_with(shared: &Shared, registry: &mut Registry, caller: &Caller, op: Op) -> Result<Value> {
     match op {
-        Op::Ping => Ok(json!({"hostname": shared.settings.hostname, "pid": std::process::id()})),
+        Op::Ping => Ok(ping(shared)),
+        Op::Start | Op::RegisterMachine => registration::register(shared, registry),
+        Op::Stop => {
+            caller.leave(shared);
+            shared.stop_asked.set();
+            Ok(json!({}))
+        }
         Op::Status => Ok(status(shared)),
         Op::ListMachines => Ok(registry.machines()?.iter().map(|machine| machine.to_json()).collect()),
-        Op::GetRemoteShm { hostname, shm, bidirectional, timeout } => {
-            get(shared, registry, stream_key(&hostname, &shm)?, bidirectional, timeout)
-        }
-        Op::ReleaseRemoteShm { hostname, shm } => release(shared, stream_key(&hostname, &shm)?),
+        Op::GetRemoteShm(asked) => get(shared, registry, caller, &asked),
+        Op::ReleaseRemoteShm { hostname, shm } => release(shared, caller, stream_key(&hostname, &shm)?),
         Op::DeregisterMachine { hostname } => deregister(shared, registry, hostname),
         Op::CleanupStaleMachines { ttl } => cleanup(shared, registry, ttl),
+        Op::Discover(scan) => discover(shared, scan),
     }
+}
+
+fn ping(shared: &Shared) -> Value {
+    let settings = &shared.settings;
+    json!({
+        "hostname": settings.hostname,
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "redis_host": settings.redis_host,
+        "redis_port": settings.redis_port,
+        "shm_dir": settings.shm_dir.display().to_string(),
+        "control": settings.control_path().display().to_string(),
+        "registered": shared.is_registered(),
+    })
 }
 
 fn stream_key(hostname: &str, shm: &str) -> Result<StreamKey> {
@@ -46,15 +108,14 @@ fn unknown_machine(host: &str) -> Error {
     Error::new(Kind::Key, format!("No machine '{host}' registered in Redis."))
 }
 
-fn get(
-    shared: &Shared,
-    registry: &mut Registry,
-    key: StreamKey,
-    bidirectional: bool,
-    timeout: Duration,
-) -> Result<Value> {
+fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -> Result<Value> {
+    let key = stream_key(&asked.hostname, &asked.shm)?;
+    if asked.transport != "zmq" {
+        let sentence = format!("{} connector not implemented.", asked.transport);
+        return Err(Error::new(Kind::NotImplemented, sentence));
+    }
     let (host, name) = &key;
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + asked.timeout;
     let known = lock(&shared.state).wanted.get(&key).is_some_and(|wanted| wanted.established);
     let facts = match registry.remote_facts(std::slice::from_ref(&key)) {
         Ok(mut facts) => facts.pop().unwrap_or_default(),
@@ -73,30 +134,43 @@ fn get(
     static TICKETS: AtomicU64 = AtomicU64::new(0);
     let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
     let (reply, answer) = sync_channel(1);
-    shared.commands.offer(Command::Want { key: key.clone(), bidirectional, facts, ticket, reply })?;
-    let info = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(result) => result?,
-        Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Kind::Os, "The daemon is stopping.")),
-        Err(RecvTimeoutError::Timeout) => {
-            let _ = shared.commands.offer(Command::Abandon { key: key.clone(), ticket });
-            let seconds = timeout.as_secs_f64();
-            let sentence =
-                format!("Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s.");
-            return Err(Error::new(Kind::Timeout, sentence));
+    shared.commands.offer(Command::Want {
+        key: key.clone(),
+        bidirectional: asked.bidirectional,
+        holder: caller.holder(asked.lease),
+        facts,
+        ticket,
+        reply,
+    })?;
+    let info = loop {
+        // In slices: a caller who has gone waits for nothing.
+        let left = deadline.saturating_duration_since(Instant::now());
+        match answer.recv_timeout(left.min(Duration::from_millis(100))) {
+            Ok(result) => break result?,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::new(Kind::Os, "The daemon is stopping."));
+            }
+            Err(RecvTimeoutError::Timeout) if left.is_zero() || caller.gone.is_set() => {
+                let _ = shared.commands.offer(Command::Abandon { key: key.clone(), ticket });
+                let seconds = asked.timeout.as_secs_f64();
+                let sentence =
+                    format!("Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s.");
+                return Err(Error::new(Kind::Timeout, sentence));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
         }
     };
-    Ok(mirror_json(&key, &info, wait_for_first_frame(&info)))
+    Ok(mirror_json(&key, &info, wait_for_first_frame(&info, caller)))
 }
 
 /// Up to two seconds, or until a frame is in. The number of frames then.
-fn wait_for_first_frame(info: &MirrorInfo) -> u64 {
+fn wait_for_first_frame(info: &MirrorInfo, caller: &Caller) -> u64 {
     let deadline = Instant::now() + limits::FIRST_FRAME_TIMEOUT;
     loop {
         let frames = info.stats.frames.load(Ordering::Relaxed);
-        if frames > 0 || Instant::now() >= deadline {
+        if frames > 0 || Instant::now() >= deadline || caller.gone.wait(Duration::from_millis(1)) {
             return frames;
         }
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -112,11 +186,11 @@ fn mirror_json(key: &StreamKey, info: &MirrorInfo, frames: u64) -> Value {
     })
 }
 
-fn release(shared: &Shared, key: StreamKey) -> Result<Value> {
+fn release(shared: &Shared, caller: &Caller, key: StreamKey) -> Result<Value> {
     let (reply, answer) = sync_channel(1);
-    shared.commands.offer(Command::Release { key, reply })?;
+    shared.commands.offer(Command::Release { key, caller: caller.number, reply })?;
     match answer.recv_timeout(Duration::from_secs(10)) {
-        Ok(result) => result.map(|()| json!({})),
+        Ok(result) => result.map(|held_by| json!({"held_by": held_by})),
         Err(_) => Err(Error::new(Kind::Timeout, "The daemon did not release the mirror within 10 s.")),
     }
 }
@@ -134,10 +208,7 @@ fn deregister(shared: &Shared, registry: &mut Registry, hostname: Option<String>
     let host = hostname.unwrap_or_else(|| me.clone());
     host_name(&host).map_err(|why| Error::new(Kind::Value, why))?;
     if host == *me {
-        let (reply, answer) = sync_channel(1);
-        shared.commands.offer(Command::Register { registered: false, reply })?;
-        let _ = answer.recv_timeout(Duration::from_secs(10)); // late or not, the keys go now
-        return Ok(json!({"hostname": host, "keys": registry.deregister_self(me)?}));
+        return Ok(json!({"hostname": host, "keys": registration::unregister(shared, registry)?}));
     }
     require_master(shared, "Only master may deregister other machines.")?;
     match registry.remove_machine(&host)? {
@@ -159,6 +230,26 @@ fn cleanup(shared: &Shared, registry: &mut Registry, ttl: Duration) -> Result<Va
         }
     }
     Ok(json!({"removed": removed}))
+}
+
+/// One scan at a time: each takes threads and descriptors, and libzmq ends the process when those run out.
+fn discover(shared: &Shared, scan: Scan) -> Result<Value> {
+    static SCANNING: Mutex<()> = Mutex::new(());
+    let Ok(_one_at_a_time) = SCANNING.try_lock() else {
+        return Err(Error::new(Kind::Os, "Another scan is under way; try again when it is done."));
+    };
+    let free = process::descriptor_limit().saturating_sub(process::descriptors_open() + limits::DESCRIPTORS_SPARE);
+    let workers = scan.max_workers.min(free as usize);
+    if workers == 0 {
+        return Err(Error::new(Kind::Os, "No descriptors are left for a scan; raise the limit (ulimit -n)."));
+    }
+    let settings = &shared.settings;
+    let login = settings
+        .redis_password
+        .clone()
+        .map(|password| Login { username: settings.redis_username.clone(), password });
+    let found = discover_redis_as(scan.port, scan.timeout, workers, login.as_ref())?;
+    Ok(found.iter().map(Found::to_json).collect())
 }
 
 /// The JSON of `status --json`.
@@ -191,8 +282,8 @@ fn status(shared: &Shared) -> Value {
         .collect();
     let mirrors: Vec<Value> = state
         .wanted
-        .keys()
-        .map(|key| {
+        .iter()
+        .map(|(key, wanted)| {
             let mut entry = match state.mirrors.get(key) {
                 Some(Mirror::Running { info, target, .. }) => {
                     let mut entry = info.stats.to_json(target.source.wire());
@@ -210,6 +301,8 @@ fn status(shared: &Shared) -> Value {
             };
             entry.insert("hostname".into(), json!(key.0));
             entry.insert("shm".into(), json!(key.1));
+            entry.insert("kept".into(), json!(wanted.holders.contains(&Holder::Kept)));
+            entry.insert("leases".into(), json!(leases(wanted)));
             Value::Object(entry)
         })
         .collect();
@@ -219,6 +312,7 @@ fn status(shared: &Shared) -> Value {
         "hostname": state.me.hostname,
         "ip": state.me.ip.to_string(),
         "role": state.me.role.name(),
+        "registered": state.registered,
         "version": env!("CARGO_PKG_VERSION"),
         "redis": {
             "connected": health.is_ok(),
@@ -232,6 +326,11 @@ fn status(shared: &Shared) -> Value {
         "mirrors": mirrors,
         "counters": counters,
     })
+}
+
+/// How many hold it until they end.
+fn leases(wanted: &Wanted) -> usize {
+    wanted.holders.iter().filter(|holder| **holder != Holder::Kept).count()
 }
 
 /// What each client wrote back into a segment of ours.

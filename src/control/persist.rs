@@ -1,7 +1,7 @@
 //! What a daemon remembers beside its control socket: the mirrors it was asked for and the ports it published on.
 //!
-//! `<control>.memory`, JSON, mode 0600, replaced as a whole: `{"mirrors": [{"hostname": .., "shm": .., "bidirectional": ..}], "ports":
-//! {"wfs": 5560}}`.
+//! `<control>.memory`, JSON, mode 0600, replaced as a whole:
+//! `{"mirrors": [{"hostname": .., "shm": .., "bidirectional": .., "leased": ..}], "ports": {"wfs": 5560}}`.
 
 use crate::control::state::StreamKey;
 use crate::naming::{host_name, segment_name};
@@ -22,9 +22,18 @@ pub struct Memory {
 #[derive(Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Remembered {
-    /// Each with whether it is bidirectional.
-    pub mirrors: Vec<(StreamKey, bool)>,
+    pub mirrors: Vec<MirrorMemory>,
     pub ports: BTreeMap<String, u16>,
+}
+
+/// A mirror that there was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct MirrorMemory {
+    pub key: StreamKey,
+    pub bidirectional: bool,
+    /// Nobody wanted it beyond his own end.
+    pub leased: bool,
 }
 
 impl Memory {
@@ -44,9 +53,12 @@ impl Memory {
     }
 
     /// Writes what is to be remembered, if it is not what stands there. A full disk is warned of: streams go on.
-    pub fn write(&mut self, mirrors: &[(StreamKey, bool)], ports: &BTreeMap<String, u16>) {
-        let mirrors: Vec<Value> =
-            mirrors.iter().map(|((host, name), bidirectional)| json!({"hostname": host, "shm": name, "bidirectional": bidirectional})).collect();
+    pub fn write(&mut self, mirrors: &[MirrorMemory], ports: &BTreeMap<String, u16>) {
+        let mirror = |one: &MirrorMemory| {
+            let (host, name) = &one.key;
+            json!({"hostname": host, "shm": name, "bidirectional": one.bidirectional, "leased": one.leased})
+        };
+        let mirrors: Vec<Value> = mirrors.iter().map(mirror).collect();
         let text = json!({"mirrors": mirrors, "ports": ports}).to_string();
         if text == self.last {
             return;
@@ -77,8 +89,9 @@ fn parse(text: &str) -> Option<Remembered> {
     let mirror = |entry: &Value| {
         let field = |name: &str| entry.get(name).and_then(Value::as_str);
         let host = host_name(field("hostname")?).ok()?;
-        let bidirectional = entry.get("bidirectional").and_then(Value::as_bool).unwrap_or(false);
-        Some(((host.to_owned(), segment_name(field("shm")?).ok()?.to_owned()), bidirectional))
+        let flag = |name: &str| entry.get(name).and_then(Value::as_bool).unwrap_or(false);
+        let key = (host.to_owned(), segment_name(field("shm")?).ok()?.to_owned());
+        Some(MirrorMemory { key, bidirectional: flag("bidirectional"), leased: flag("leased") })
     };
     let port = |(name, port): (&String, &Value)| {
         Some((
@@ -103,7 +116,8 @@ mod tests {
         let control = dir.join("c.sock");
         let (mut memory, nothing) = Memory::open(&control);
         assert_eq!(nothing, Remembered::default());
-        let mirrors = vec![(("a".to_owned(), "wfs".to_owned()), true)];
+        let key = ("a".to_owned(), "wfs".to_owned());
+        let mirrors = vec![MirrorMemory { key, bidirectional: true, leased: true }];
         let ports = BTreeMap::from([("dm".to_owned(), 5560)]);
         memory.write(&mirrors, &ports);
         assert_eq!(Memory::open(&control).1, Remembered { mirrors, ports });

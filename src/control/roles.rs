@@ -11,11 +11,7 @@ use std::time::{Duration, Instant};
 pub fn choose(registry: &mut Registry, host: &str, asked_for: Option<Role>) -> Result<Role> {
     let now_ns = registry.time_ns()?;
     let machines = registry.machines()?;
-    let other = machines.iter().find(|machine| {
-        machine.hostname != host
-            && machine.role.as_deref() == Some(Role::Master.name())
-            && age(machine, now_ns).is_some_and(|age| age < limits::MACHINE_TTL)
-    });
+    let other = machines.iter().find(|machine| is_other_master(machine, host, now_ns));
     match (asked_for, other) {
         (Some(Role::Minion), _) => Ok(Role::Minion),
         (None, Some(_)) => Ok(Role::Minion),
@@ -40,6 +36,22 @@ pub fn choose(registry: &mut Registry, host: &str, asked_for: Option<Role>) -> R
         }
         (None, None) => Ok(Role::Minion),
     }
+}
+
+/// The role that [`choose`] would give now: for a daemon that does not stand in the registry yet.
+pub fn expected(registry: &mut Registry, host: &str, asked_for: Option<Role>) -> Result<Role> {
+    if let Some(role) = asked_for {
+        return Ok(role);
+    }
+    let now_ns = registry.time_ns()?;
+    let other = registry.machines()?.into_iter().any(|machine| is_other_master(&machine, host, now_ns));
+    Ok(if other { Role::Minion } else { Role::Master })
+}
+
+fn is_other_master(machine: &Machine, host: &str, now_ns: i64) -> bool {
+    machine.hostname != host
+        && machine.role.as_deref() == Some(Role::Master.name())
+        && age(machine, now_ns).is_some_and(|age| age < limits::MACHINE_TTL)
 }
 
 /// How old a machine's heartbeat is by this clock; `None` if it has none that makes sense. One in the future is new.

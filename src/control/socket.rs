@@ -2,21 +2,22 @@
 //! connection has a thread, so that one that waits for a stream holds up no other.
 
 use crate::control::client;
+use crate::control::conversation::{Answers, converse};
 use crate::control::loops::Shared;
-use crate::control::operations;
+use crate::control::operations::{self, Caller};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::metrics;
-use crate::os::process;
 use crate::os::threads::{Stop, spawn};
-use crate::wire::control::{Asked, answer, parse_line};
+use crate::os::{poll, process};
+use crate::wire::control::Op;
+use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Binds the control socket. One that a dead daemon has left is replaced; one on which a daemon answers is not.
 pub fn bind(path: &Path) -> Result<UnixListener> {
@@ -26,7 +27,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     // Who listens holds it, even if it is stopped and does not answer.
     if UnixStream::connect(path).is_ok() {
         let holder = match client::ping(path) {
-            Ok((hostname, pid)) => format!("the running daemon of '{hostname}' (process {pid})"),
+            Ok(there) => format!("the running daemon of '{}' (process {})", there.hostname, there.pid),
             Err(_) => "a process that does not answer".to_owned(),
         };
         let sentence = format!("Control socket {} is held by {holder}; stop it first.", path.display());
@@ -66,7 +67,7 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                     &name,
                     stop.clone(),
                     move |stop| {
-                        if let Err(error) = converse(&stream, &shared, stop) {
+                        if let Err(error) = talk(stream, &shared, stop) {
                             crate::debug!("the connection ended: {error}");
                         }
                         count.fetch_sub(1, Ordering::Relaxed);
@@ -88,56 +89,31 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
             }
         }
     }
-}
-
-/// Reads lines and answers them until the other side or the daemon ends.
-fn converse(stream: &UnixStream, shared: &Shared, stop: &Stop) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    let mut registry = shared.registry();
-    let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
-    while !stop.is_set() {
-        let room = (limits::CONTROL_LINE_BYTES_MAX + 1).saturating_sub(line.len()) as u64;
-        match reader.by_ref().take(room).read_until(b'\n', &mut line) {
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                ) =>
-            {
-                continue; // what came of the line so far stays in it
-            }
-            Err(error) => return Err(error),
-            Ok(0) if line.is_empty() => return Ok(()),
-            Ok(_) => {}
-        }
-        if line.len() > limits::CONTROL_LINE_BYTES_MAX {
-            metrics::CONTROL_LINES_REFUSED.add(1);
-            let most = limits::CONTROL_LINE_BYTES_MAX;
-            let error =
-                Error::new(Kind::Value, format!("A line is longer than {most} bytes; the connection ends."));
-            return say(stream, &answer(&serde_json::Value::Null, &Err(error)));
-        }
-        let ended = line.last() != Some(&b'\n');
-        let text = String::from_utf8_lossy(&line);
-        if !text.trim().is_empty() {
-            let Asked { id, op } = parse_line(text.trim());
-            if op.is_err() {
-                metrics::CONTROL_LINES_REFUSED.add(1);
-            }
-            let result = op.and_then(|op| operations::run(shared, &mut registry, op));
-            say(stream, &answer(&id, &result))?;
-        }
-        line.clear();
-        if ended {
-            return Ok(());
-        }
+    // Whoever has hung up has his leases ended before the daemon remembers those of the others.
+    let deadline = Instant::now() + CONNECTIONS_END;
+    while connections.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
 }
 
-fn say(mut stream: &UnixStream, line: &str) -> std::io::Result<()> {
-    stream.write_all(format!("{line}\n").as_bytes())
+/// Connections notice a stop within a tenth of a second, unless they wait for Redis.
+const CONNECTIONS_END: Duration = Duration::from_millis(500);
+
+fn talk(stream: UnixStream, shared: &Arc<Shared>, stop: &Stop) -> std::io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    let caller = Arc::new(Caller::new(false));
+    let over = || stop.is_set();
+    let result = converse(&stream, stream.try_clone()?, &stream, Arc::clone(shared), &caller, &over);
+    // A daemon that stops remembers the leases of who is still there: he may ask its successor.
+    if !stop.is_set() || poll::deserted(&stream) {
+        caller.leave(shared);
+    }
+    result
+}
+
+impl Answers for Shared {
+    fn run(&self, caller: &Caller, op: Op) -> Result<Value> {
+        operations::run(self, caller, op)
+    }
 }

@@ -12,6 +12,7 @@ use crate::control::state::{BackSocket, MirrorInfo, StreamKey, Target};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::naming::{mirror_name, segment_path};
+use crate::os::locks::FileLock;
 use crate::os::process;
 use crate::os::threads::Handle;
 use crate::settings::Settings;
@@ -36,6 +37,8 @@ pub struct Workshop {
     backs: BTreeMap<StreamKey, PubSocket>,
     /// Counts of a stream go on when its mirror is made anew.
     mirror_stats: BTreeMap<StreamKey, Arc<MirrorStats>>,
+    /// Our mirrors' files.
+    locks: BTreeMap<StreamKey, FileLock>,
 }
 
 impl Workshop {
@@ -51,6 +54,7 @@ impl Workshop {
             mirrors_started: 0,
             backs: BTreeMap::new(),
             mirror_stats: BTreeMap::new(),
+            locks: BTreeMap::new(),
         }
     }
 
@@ -131,7 +135,9 @@ impl Workshop {
         let refused = |why: String| Error::new(Kind::Os, why);
         self.check_descriptors().map_err(refused)?;
         let path = self.mirror_path(key);
+        self.lock(key, &path)?;
         let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
+        self.lock(key, &path)?; // it may be another file now
         let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
         let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
         let mut mirror = Mirror::new(&self.context, target.source, writer, Arc::clone(&stats))
@@ -157,6 +163,24 @@ impl Workshop {
         Ok((number, handle, MirrorInfo { path, shape, dtype, transport: "zmq", stats, back }))
     }
 
+    /// A mirror has one writer: another daemon that shares the directory is kept out.
+    pub fn lock(&mut self, key: &StreamKey, path: &Path) -> Result<()> {
+        if self.locks.get(key).is_some_and(|lock| lock.is_of(path)) {
+            return Ok(());
+        }
+        match FileLock::take(path) {
+            Ok(Some(lock)) => drop(self.locks.insert(key.clone(), lock)),
+            Ok(None) => {
+                let sentence =
+                    format!("Mirror {} is kept by another daemon of this machine; use that one.", path.display());
+                return Err(Error::new(Kind::Os, sentence));
+            }
+            // Not there yet, or nothing that can be kept: making it says so.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
     /// The write-back of this stream will not be.
     pub fn forget_back(&mut self, key: &StreamKey) {
         self.backs.remove(key);
@@ -165,6 +189,7 @@ impl Workshop {
     /// Nobody wants this stream any more.
     pub fn forget(&mut self, key: &StreamKey) {
         self.mirror_stats.remove(key);
+        self.locks.remove(key);
         self.forget_back(key);
     }
 }

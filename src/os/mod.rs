@@ -3,6 +3,8 @@
 
 pub mod clock;
 pub mod interfaces;
+pub mod locks;
+pub mod poll;
 pub mod process;
 pub mod scheduling;
 pub mod signals;

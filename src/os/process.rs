@@ -23,6 +23,18 @@ pub fn raise_descriptor_limit() -> u64 {
     limit.rlim_cur
 }
 
+/// The limit of open descriptors that holds now.
+pub fn descriptor_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid rlimit for the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 { limit.rlim_cur } else { 1_024 }
+}
+
+/// Who started this process; another one, or 1, once that one is gone.
+pub fn parent() -> u32 {
+    std::os::unix::process::parent_id()
+}
+
 /// Does something under this file mode mask, which is the whole process': for the time before threads are started.
 pub fn with_umask<T>(mask: u32, work: impl FnOnce() -> T) -> T {
     // SAFETY: umask takes and returns a number and cannot fail.

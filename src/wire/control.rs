@@ -1,7 +1,8 @@
-//! The control protocol: one JSON object a line, each way.
+//! The control protocol: one JSON object a line, each way, on the Unix socket and on `--stdio` alike.
 //!
 //! `{"id": 1, "op": "ping"}` is answered by `{"id": 1, "ok": ...}` or
-//! `{"id": 1, "error": {"kind": "KeyError", "message": "..."}}`.
+//! `{"id": 1, "error": {"kind": "KeyError", "message": "..."}}`; `id` may be any JSON value and comes back as it was.
+//! Fields that an operation does not know are ignored. `null` is as good as a field that is not there.
 
 use crate::error::{Error, Kind};
 use crate::limits;
@@ -13,12 +14,58 @@ use std::time::Duration;
 #[allow(missing_docs)]
 pub enum Op {
     Ping,
+    Start,
+    Stop,
     Status,
     ListMachines,
-    GetRemoteShm { hostname: String, shm: String, bidirectional: bool, timeout: Duration },
+    GetRemoteShm(Get),
     ReleaseRemoteShm { hostname: String, shm: String },
+    RegisterMachine,
     DeregisterMachine { hostname: Option<String> },
     CleanupStaleMachines { ttl: Duration },
+    Discover(Scan),
+}
+
+/// What `get_remote_shm` is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Get {
+    /// The owner.
+    pub hostname: String,
+    /// The segment's name there.
+    pub shm: String,
+    /// What is written into the mirror goes back to the owner.
+    pub bidirectional: bool,
+    /// The mirror ends with who asks for it, not with a release alone.
+    pub lease: bool,
+    /// `zmq`; another one is a `NotImplementedError`.
+    pub transport: String,
+    /// Longest wait for the owner to publish.
+    pub timeout: Duration,
+}
+
+impl Get {
+    /// One way, until it is released, 30 s at most until the owner publishes.
+    pub fn new(hostname: impl Into<String>, shm: impl Into<String>) -> Get {
+        Get {
+            hostname: hostname.into(),
+            shm: shm.into(),
+            bidirectional: false,
+            lease: false,
+            transport: "zmq".to_owned(),
+            timeout: limits::RECORD_TIMEOUT,
+        }
+    }
+}
+
+/// What `discover` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// The port that is tried on every address.
+    pub port: u16,
+    /// Longest wait for one address.
+    pub timeout: Duration,
+    /// Addresses tried at the same time.
+    pub max_workers: usize,
 }
 
 /// One line from a client: its id, echoed as it came, and the operation or why it is none.
@@ -36,6 +83,28 @@ fn text(map: &Map<String, Value>, field: &str) -> Result<String, Error> {
         .ok_or_else(|| Error::new(Kind::Value, format!("'{field}' is missing or no string.")))
 }
 
+fn flag(map: &Map<String, Value>, field: &str) -> Result<bool, Error> {
+    match map.get(field) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(value)) => Ok(*value),
+        Some(_) => Err(Error::new(Kind::Value, format!("'{field}' is neither true nor false."))),
+    }
+}
+
+fn whole(map: &Map<String, Value>, field: &str, default: u64, most: u64) -> Result<u64, Error> {
+    match map.get(field) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => value
+            .as_u64()
+            .filter(|number| (1..=most).contains(number))
+            .ok_or_else(|| Error::new(Kind::Value, format!("'{field}' is no whole number from 1 to {most}."))),
+    }
+}
+
+fn optional_text(map: &Map<String, Value>, field: &str) -> Result<Option<String>, Error> {
+    map.get(field).filter(|value| !value.is_null()).map(|_| text(map, field)).transpose()
+}
+
 fn seconds(map: &Map<String, Value>, field: &str, default: Duration) -> Result<Duration, Error> {
     match map.get(field) {
         None | Some(Value::Null) => Ok(default),
@@ -50,27 +119,31 @@ fn seconds(map: &Map<String, Value>, field: &str, default: Duration) -> Result<D
 fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
     Ok(match text(map, "op")?.as_str() {
         "ping" => Op::Ping,
+        "start" => Op::Start,
+        "stop" => Op::Stop,
         "status" => Op::Status,
         "list_machines" => Op::ListMachines,
-        "get_remote_shm" => Op::GetRemoteShm {
+        "get_remote_shm" => Op::GetRemoteShm(Get {
             hostname: text(map, "hostname")?,
             shm: text(map, "shm")?,
-            bidirectional: map.get("bidirectional").and_then(Value::as_bool).unwrap_or(false),
+            bidirectional: flag(map, "bidirectional")?,
+            lease: flag(map, "lease")?,
+            transport: optional_text(map, "transport")?.unwrap_or_else(|| "zmq".to_owned()),
             timeout: seconds(map, "timeout_s", limits::RECORD_TIMEOUT)?,
-        },
+        }),
         "release_remote_shm" => {
             Op::ReleaseRemoteShm { hostname: text(map, "hostname")?, shm: text(map, "shm")? }
         }
-        "deregister_machine" => Op::DeregisterMachine {
-            hostname: map
-                .get("hostname")
-                .filter(|value| !value.is_null())
-                .map(|_| text(map, "hostname"))
-                .transpose()?,
-        },
+        "register_machine" => Op::RegisterMachine,
+        "deregister_machine" => Op::DeregisterMachine { hostname: optional_text(map, "hostname")? },
         "cleanup_stale_machines" => {
             Op::CleanupStaleMachines { ttl: seconds(map, "ttl_seconds", limits::MACHINE_TTL)? }
         }
+        "discover" => Op::Discover(Scan {
+            port: whole(map, "port", 6_379, u16::MAX.into())? as u16,
+            timeout: seconds(map, "timeout", limits::DISCOVERY_TIMEOUT)?,
+            max_workers: whole(map, "max_workers", 64, limits::DISCOVERY_WORKERS_MAX as u64)? as usize,
+        }),
         other => {
             let shown: String = other.chars().take(40).collect();
             return Err(Error::new(Kind::Value, format!("Unknown op '{shown}'.")));
@@ -96,19 +169,25 @@ pub fn parse_line(line: &str) -> Asked {
 pub fn ask(id: u64, op: &Op) -> String {
     let mut value = match op {
         Op::Ping => json!({"op": "ping"}),
+        Op::Start => json!({"op": "start"}),
+        Op::Stop => json!({"op": "stop"}),
         Op::Status => json!({"op": "status"}),
         Op::ListMachines => json!({"op": "list_machines"}),
-        Op::GetRemoteShm { hostname, shm, bidirectional, timeout } => json!({
-            "op": "get_remote_shm", "hostname": hostname, "shm": shm,
-            "bidirectional": bidirectional, "timeout_s": timeout.as_secs_f64(),
+        Op::GetRemoteShm(get) => json!({
+            "op": "get_remote_shm", "hostname": get.hostname, "shm": get.shm, "bidirectional": get.bidirectional,
+            "lease": get.lease, "transport": get.transport, "timeout_s": get.timeout.as_secs_f64(),
         }),
         Op::ReleaseRemoteShm { hostname, shm } => {
             json!({"op": "release_remote_shm", "hostname": hostname, "shm": shm})
         }
+        Op::RegisterMachine => json!({"op": "register_machine"}),
         Op::DeregisterMachine { hostname } => json!({"op": "deregister_machine", "hostname": hostname}),
         Op::CleanupStaleMachines { ttl } => {
             json!({"op": "cleanup_stale_machines", "ttl_seconds": ttl.as_secs_f64()})
         }
+        Op::Discover(scan) => json!({
+            "op": "discover", "port": scan.port, "timeout": scan.timeout.as_secs_f64(), "max_workers": scan.max_workers,
+        }),
     };
     value["id"] = json!(id);
     value.to_string()
@@ -150,14 +229,18 @@ mod tests {
     fn every_op_comes_back_as_it_was_asked() {
         let ops = [
             Op::Ping,
+            Op::Start,
+            Op::Stop,
             Op::Status,
             Op::ListMachines,
-            Op::GetRemoteShm {
-                hostname: "a".into(),
-                shm: "b".into(),
+            Op::GetRemoteShm(Get {
                 bidirectional: true,
+                lease: true,
                 timeout: Duration::from_millis(1_500),
-            },
+                ..Get::new("a", "b")
+            }),
+            Op::RegisterMachine,
+            Op::Discover(Scan { port: 1, timeout: Duration::from_millis(250), max_workers: 3 }),
             Op::ReleaseRemoteShm { hostname: "a".into(), shm: "b".into() },
             Op::DeregisterMachine { hostname: None },
             Op::DeregisterMachine { hostname: Some("a".into()) },
@@ -185,6 +268,21 @@ mod tests {
         assert!(error.message.contains("column 10"), "{error}");
         assert!(parse_line("{\"op\": \"get_remote_shm\", \"hostname\": 3}").op.is_err());
         assert!(parse_line("{\"op\": \"fly\"}").op.unwrap_err().message.contains("'fly'"));
+        for bad in [
+            r#"{"op": "get_remote_shm", "hostname": "a", "shm": "b", "lease": 1}"#,
+            r#"{"op": "get_remote_shm", "hostname": "a", "shm": "b", "timeout_s": -1}"#,
+            r#"{"op": "discover", "port": 65536}"#,
+            r#"{"op": "discover", "max_workers": 0}"#,
+            r#"{"op": "deregister_machine", "hostname": 3}"#,
+        ] {
+            assert_eq!(parse_line(bad).op.unwrap_err().kind, Kind::Value, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let asked = parse_line(r#"{"op": "get_remote_shm", "hostname": "a", "shm": "b", "transport": null}"#);
+        assert_eq!((asked.id, asked.op), (Value::Null, Ok(Op::GetRemoteShm(Get::new("a", "b")))));
     }
 
     proptest! {

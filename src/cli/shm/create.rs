@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Creates a segment and prints its path.
 pub fn run(asked: &Create) -> Result<()> {
-    let usage = |why: String| Error::new(Kind::Usage, why);
+    let usage = |why: String| Error::usage(why);
     let path = &asked.segment;
     let layout = match &asked.layout {
         Some(name) => Layout::parse(name)
@@ -25,14 +25,14 @@ pub fn run(asked: &Create) -> Result<()> {
         keywords: asked.keywords.max(u16::try_from(keywords.len()).unwrap_or(u16::MAX)),
     };
     shm::create(path, &spec, &keywords).map_err(|why| {
-        let kind = match &why {
-            CreateError::BadPath(..) | CreateError::BadSpec(_) => Kind::Usage,
+        let sentence = format!("Cannot create segment '{}': {why}.", path.display());
+        match &why {
+            CreateError::BadPath(..) | CreateError::BadSpec(_) => Error::usage(sentence),
             CreateError::Io { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                Kind::Permission
+                Error::new(Kind::Permission, sentence)
             }
-            CreateError::Io { .. } | CreateError::Open(_) => Kind::Os,
-        };
-        Error::new(kind, format!("Cannot create segment '{}': {why}.", path.display()))
+            CreateError::Io { .. } | CreateError::Open(_) => Error::new(Kind::Os, sentence),
+        }
     })?;
     output::print(&path.display().to_string())
 }

@@ -87,7 +87,7 @@ impl Frames {
             Source::Number => Frames::Numbered(spec.clone()),
             Source::Fill(value) => {
                 let element = values::parse(spec.dtype, value)
-                    .map_err(|why| Error::new(Kind::Usage, format!("--fill: {why}")))?;
+                    .map_err(|why| Error::usage(format!("--fill: {why}")))?;
                 Frames::Same(element.repeat(spec.shape.elements()))
             }
             Source::Raw(path) if path.as_os_str() == "-" => Frames::Input(io::stdin()),

@@ -1,0 +1,200 @@
+//! One conversation in the control protocol, over a Unix socket or standard input and output.
+//!
+//! What may take long (a stream, a scan) runs on a *lane*: a thread for each stream that is asked about at the moment,
+//! so that it holds up nothing else, and what is asked of one stream is done in the order of asking. Everything else
+//! is done at once, on the conversation's own thread.
+
+use crate::control::operations::Caller;
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use crate::metrics;
+use crate::os::poll;
+use crate::os::threads::spawn;
+use crate::wire::control::{Asked, Op, answer, parse_line};
+use serde_json::Value;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// Who answers: a daemon.
+pub trait Answers: Send + Sync + 'static {
+    /// Carries out one operation.
+    fn run(&self, caller: &Caller, op: Op) -> Result<Value>;
+}
+
+/// Between two looks at whether the conversation is over.
+const TURN: Duration = Duration::from_millis(100);
+/// Lanes of a caller who has gone end within this time: they look up from their waiting ten times a second.
+const LANES_END: Duration = Duration::from_secs(3);
+
+/// What must be done in turn: everything about one stream, and scans.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Stream(String, String),
+    Scan,
+}
+
+fn lane_of(op: &Op) -> Option<Lane> {
+    match op {
+        Op::GetRemoteShm(get) => Some(Lane::Stream(get.hostname.clone(), get.shm.clone())),
+        Op::ReleaseRemoteShm { hostname, shm } => Some(Lane::Stream(hostname.clone(), shm.clone())),
+        Op::Discover(_) => Some(Lane::Scan),
+        _ => None,
+    }
+}
+
+/// What waits behind the operation that a lane is at.
+type Lanes = BTreeMap<Lane, VecDeque<(Value, Op)>>;
+
+/// What the conversation and its lanes share.
+struct Inner<A, W> {
+    answers: Arc<A>,
+    caller: Arc<Caller>,
+    output: Mutex<W>,
+    lanes: Mutex<Lanes>,
+}
+
+impl<A: Answers, W: Write + Send + 'static> Inner<A, W> {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn say(&self, id: &Value, result: &Result<Value>) -> io::Result<()> {
+        let mut output = self.output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        output.write_all(format!("{}\n", answer(id, result)).as_bytes())?;
+        output.flush()
+    }
+
+    fn do_now(&self, id: &Value, op: Op) -> io::Result<()> {
+        self.say(id, &self.answers.run(&self.caller, op))
+    }
+
+    /// Does it on its lane, after what is there already.
+    fn do_later(self: &Arc<Self>, lane: Lane, id: Value, op: Op) -> io::Result<()> {
+        let mut lanes = self.lanes();
+        let waiting: usize = lanes.values().map(|queue| queue.len() + 1).sum();
+        if waiting >= limits::CONTROL_LANES_MAX {
+            drop(lanes);
+            let sentence = format!("{waiting} requests of this connection are not answered yet; wait for them.");
+            return self.say(&id, &Err(Error::new(Kind::Os, sentence)));
+        }
+        if let Some(queue) = lanes.get_mut(&lane) {
+            queue.push_back((id, op));
+            return Ok(());
+        }
+        lanes.insert(lane.clone(), VecDeque::new());
+        drop(lanes);
+        let (inner, first) = (Arc::clone(self), (id.clone(), op));
+        let (ending, ended) = (Arc::clone(self), lane.clone());
+        let started = spawn(
+            "dao-control-lane",
+            self.caller.gone.clone(),
+            move |_| inner.drive(&lane, first),
+            move |_| drop(ending.lanes().remove(&ended)),
+        );
+        match started {
+            Ok(_) => Ok(()),
+            Err(error) => self.say(&id, &Err(Error::new(Kind::Os, format!("No thread for it: {error}.")))),
+        }
+    }
+
+    fn drive(&self, lane: &Lane, first: (Value, Op)) {
+        let mut next = Some(first);
+        while let Some((id, op)) = next {
+            if !self.caller.gone.is_set() {
+                let _ = self.do_now(&id, op); // nobody reads: the conversation's own thread notices
+            }
+            let mut lanes = self.lanes();
+            next = lanes.get_mut(lane).and_then(VecDeque::pop_front);
+            if next.is_none() {
+                lanes.remove(lane);
+            }
+        }
+    }
+
+    /// Waits until every lane has ended, or for this long, or until `enough`.
+    fn wait_for_lanes(&self, time: Option<Duration>, enough: impl Fn() -> bool) {
+        let deadline = time.map(|time| Instant::now() + time);
+        while !self.lanes().is_empty() && !enough() && deadline.is_none_or(|at| Instant::now() < at) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Reads lines and answers them until the other side ends, or `over` says so. What was asked before the other side
+/// stopped sending is answered as long as it reads. Returns with no operation of this caller under way; his leases are
+/// for who called this to end.
+pub fn converse<A: Answers, R: Read + AsFd, W: Write + AsFd + Send + 'static>(
+    mut input: R,
+    output: W,
+    reads_answers: &impl AsFd,
+    answers: Arc<A>,
+    caller: &Arc<Caller>,
+    over: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    let inner =
+        Arc::new(Inner { answers, caller: Arc::clone(caller), output: Mutex::new(output), lanes: Mutex::default() });
+    let result = listen(&inner, &mut input, over);
+    if result.is_ok() {
+        inner.wait_for_lanes(None, || over() || poll::deserted(reads_answers));
+    }
+    caller.gone.set();
+    inner.wait_for_lanes(Some(LANES_END), || false);
+    result
+}
+
+fn listen<A: Answers, R: Read + AsFd, W: Write + Send + 'static>(
+    inner: &Arc<Inner<A, W>>,
+    input: &mut R,
+    over: &dyn Fn() -> bool,
+) -> io::Result<()> {
+    let mut line = Vec::new();
+    let mut chunk = vec![0; 64 * 1024];
+    while !over() {
+        if !poll::readable(input, TURN)? {
+            continue;
+        }
+        let bytes = match input.read(&mut chunk) {
+            Ok(0) if line.is_empty() => return Ok(()),
+            Ok(0) => return on_line(inner, &line),
+            Ok(count) => &chunk[..count],
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => continue,
+            Err(error) => return Err(error),
+        };
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(part);
+            if line.len() > limits::CONTROL_LINE_BYTES_MAX {
+                metrics::CONTROL_LINES_REFUSED.add(1);
+                let most = limits::CONTROL_LINE_BYTES_MAX;
+                let sentence = format!("A line is longer than {most} bytes; the connection ends.");
+                inner.say(&Value::Null, &Err(Error::new(Kind::Value, sentence)))?;
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            if part.ends_with(b"\n") {
+                on_line(inner, &line)?;
+                line.clear();
+            }
+        }
+    }
+    Ok(())
+}
+
+fn on_line<A: Answers, W: Write + Send + 'static>(inner: &Arc<Inner<A, W>>, line: &[u8]) -> io::Result<()> {
+    let text = String::from_utf8_lossy(line);
+    if text.trim().is_empty() {
+        return Ok(());
+    }
+    let Asked { id, op } = parse_line(text.trim());
+    match op {
+        Err(error) => {
+            metrics::CONTROL_LINES_REFUSED.add(1);
+            inner.say(&id, &Err(error))
+        }
+        Ok(op) => match lane_of(&op) {
+            Some(lane) => inner.do_later(lane, id, op),
+            None => inner.do_now(&id, op),
+        },
+    }
+}

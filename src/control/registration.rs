@@ -1,0 +1,93 @@
+//! Into the registry and out of it: what `start`, `register_machine` and `deregister_machine` do.
+
+use crate::control::commands::Command;
+use crate::control::executor::lock;
+use crate::control::loops::Shared;
+use crate::control::registry::Registry;
+use crate::control::roles;
+use crate::error::{Error, Kind, Result};
+use crate::limits;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+/// Longest wait for `dao-command`: it may be held up by Redis.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What an earlier run of this machine has left in Redis.
+#[derive(Default)]
+pub struct EarlierRun {
+    /// Segments that stand there.
+    names: BTreeSet<String>,
+    /// The ports that they were published on.
+    pub ports: BTreeMap<String, u16>,
+    /// Living clients by segment.
+    pub clients_of: BTreeMap<String, Vec<String>>,
+    /// Everybody to be told that we are back.
+    clients: BTreeSet<String>,
+}
+
+impl EarlierRun {
+    /// Reads it, and clears the connection records: they name ports on which nobody listens.
+    fn take(registry: &mut Registry, host: &str) -> Result<EarlierRun> {
+        let mut earlier = EarlierRun::default();
+        for (name, records) in registry.left_behind(host)? {
+            if let Some(first) = records.first() {
+                earlier.ports.insert(name.clone(), first.port);
+                registry.write_records(host, &name, &[])?;
+            }
+            earlier.clients.extend(records.into_iter().map(|record| record.client_hostname));
+            earlier.names.insert(name);
+        }
+        for (name, ages) in registry.clients_of_all(host)? {
+            let living = ages
+                .into_iter()
+                .filter(|entry| entry.age.is_some_and(|age| age <= limits::CLIENT_SILENT_MAX));
+            let living: Vec<String> = living.map(|entry| entry.client).collect();
+            earlier.clients.extend(living.iter().cloned());
+            earlier.clients_of.insert(name, living);
+        }
+        Ok(earlier)
+    }
+}
+
+/// Who this machine is, as `start` and `register_machine` answer.
+pub fn identity(shared: &Shared) -> Value {
+    let me = lock(&shared.state).me.clone();
+    json!({"hostname": me.hostname, "ip": me.ip.to_string(), "role": me.role.name()})
+}
+
+/// Puts this machine into the registry; its segments follow within a second. One that stands there stays.
+pub fn register(shared: &Shared, registry: &mut Registry) -> Result<Value> {
+    let _one_at_a_time = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if shared.is_registered() {
+        return Ok(identity(shared));
+    }
+    let host = &shared.settings.hostname;
+    let role = roles::choose(registry, host, shared.settings.role)?;
+    let mut earlier = EarlierRun::take(registry, host)?;
+    let ip = lock(&shared.state).me.ip;
+    registry.register_machine(host, ip, role.name())?;
+    shared.leave_to_sync(std::mem::take(&mut earlier.names));
+    let clients = std::mem::take(&mut earlier.clients);
+    let (reply, answer) = sync_channel(1);
+    shared.commands.offer(Command::Registered { role, earlier, reply })?;
+    answer.recv_timeout(COMMAND_PATIENCE).map_err(|_| {
+        Error::new(Kind::Timeout, "The daemon was too busy to take up what an earlier run has left.")
+    })??;
+    // Everybody who was served before learns that we are back.
+    for client in &clients {
+        registry.wake(client, "records");
+    }
+    Ok(identity(shared))
+}
+
+/// Takes this machine out of the registry: how many keys there were.
+pub fn unregister(shared: &Shared, registry: &mut Registry) -> Result<u64> {
+    let _one_at_a_time = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (reply, answer) = sync_channel(1);
+    shared.commands.offer(Command::Unregister { reply })?;
+    let _ = answer.recv_timeout(COMMAND_PATIENCE); // late or not, the keys go now
+    registry.deregister_self(&shared.settings.hostname)
+}

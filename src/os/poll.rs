@@ -1,0 +1,51 @@
+//! Waiting for a descriptor with a bound, and asking whether anybody is at its other end.
+#![allow(unsafe_code)] // poll
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+fn poll(descriptor: &impl AsFd, events: libc::c_short, time: Duration) -> io::Result<libc::c_short> {
+    let mut entry = libc::pollfd { fd: descriptor.as_fd().as_raw_fd(), events, revents: 0 };
+    let timeout_ms = time.as_millis().min(60_000) as libc::c_int;
+    // SAFETY: one valid entry for the call's length; the descriptor is borrowed for as long.
+    match unsafe { libc::poll(&mut entry, 1, timeout_ms) } {
+        -1 => match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+            error => Err(error),
+        },
+        _ => Ok(entry.revents),
+    }
+}
+
+/// Waits until a read would not block: there are bytes, or the end, or an error to be told. `false`: not in this time.
+pub fn readable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
+    Ok(poll(descriptor, libc::POLLIN, time)? != 0)
+}
+
+/// Can nobody read any more what is written here? One that has only ended its own sending can.
+pub fn deserted(descriptor: &impl AsFd) -> bool {
+    poll(descriptor, 0, Duration::ZERO).is_ok_and(|events| events & (libc::POLLHUP | libc::POLLERR) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_whose_peer_only_stopped_sending_is_not_deserted() {
+        let (mut here, mut there) = UnixStream::pair().unwrap();
+        assert!(!readable(&here, Duration::ZERO).unwrap());
+        there.write_all(b"x").unwrap();
+        assert!(readable(&here, Duration::from_secs(10)).unwrap());
+        there.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(here.read(&mut [0; 9]).unwrap(), 1);
+        assert!(readable(&here, Duration::from_secs(10)).unwrap(), "the end can be read");
+        assert!(!deserted(&here));
+        drop(there);
+        assert!(deserted(&here));
+    }
+}
