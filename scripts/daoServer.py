@@ -286,6 +286,11 @@ class Segment:
             raise _Changed
         return buffer.raw
 
+    def _as_opened(self) -> bool:
+        """Has the file the size, the shape and the creation time that it had when it was opened?"""
+        return os.fstat(self._fd).st_size == self._identity[2] and \
+            self._read(_SHAPE_AT, _SHAPE_END - _SHAPE_AT) == self._shape_bytes
+
     def _cnt0(self, slot: int) -> int:
         return struct.unpack("<Q", self._read(slot * self._metadata_bytes + _CNT0_AT, 8))[0]
 
@@ -335,7 +340,7 @@ class Segment:
         for place, size in self._witness:
             if _memcmp(address + place, self._read(data_at + place, size), size) != 0:
                 return None
-        if self._read(_SHAPE_AT, _SHAPE_END - _SHAPE_AT) != self._shape_bytes:
+        if not self._as_opened():
             raise _Changed
         if self._depth > 1 and self._last_slot() == slot and self._newest()[0] != slot:
             return None  # the pixels of the next frame under the counter of the one a turn ago
@@ -478,8 +483,7 @@ class Segment:
                 self._memory = mmap.mmap(fd, status.st_size)
             finally:
                 os.close(fd)
-        if os.fstat(self._fd).st_size != self._identity[2] or \
-                self._read(_SHAPE_AT, _SHAPE_END - _SHAPE_AT) != self._shape_bytes:
+        if not self._as_opened():
             raise _Changed
         memory = self._memory
         # Whole words, so that no reader sees half a counter.
