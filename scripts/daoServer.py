@@ -823,8 +823,9 @@ class DaoServer:
             try:
                 return self._spawn(control)
             except OSError as error:
-                # Another program was quicker: its daemon answers in a moment.
-                if "is held by" not in str(error) or time.monotonic() > deadline:
+                # Another program was quicker, and its daemon answers in a moment; or a daemon is just ending.
+                busy = "is held by" in str(error) or "Another daemon of this machine" in str(error)
+                if not busy or time.monotonic() > deadline:
                     raise
             time.sleep(0.1)
 

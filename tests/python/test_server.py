@@ -8,7 +8,6 @@ every segment's name; TEST_REDIS, host:port.
 import contextlib
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,7 +23,6 @@ import numpy as np
 
 SCRIPTS = pathlib.Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))
-import daoServer  # noqa: E402
 from daoServer import DaoServer, Segment  # noqa: E402
 
 DIR = pathlib.Path(os.environ["TEST_DIR"])
@@ -87,7 +85,7 @@ class Case(unittest.TestCase):
     def program(self, text, *arguments):
         """Another Python program, with PROGRAM before its text."""
         line = [sys.executable, "-c", PROGRAM + text, self.name, str(self.folder), str(free_port()), WFS]
-        process = subprocess.Popen(line + list(arguments), stdout=subprocess.PIPE)
+        process = subprocess.Popen(line + list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.cleanups.callback(self.end, process)
         return process
 
@@ -95,7 +93,9 @@ class Case(unittest.TestCase):
     def end(process):
         process.kill()
         process.wait()
-        process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                stream.close()
 
     def daemon(self, *flags, **options):
         """An ordinary daemon of this test's name."""
@@ -304,17 +304,23 @@ class Alone(Case):
         server = self.server()
         dm = server.get_remote_shm("alpha", DM, bidirectional=True)
         with Segment(str(DIR / "alpha" / (DM + ".im.shm"))) as owner:
-            number = 0
+            values = (np.float32(0.01) * np.float32(number) for number in range(1, 1000))
 
-            def arrives():
-                dm.set_data(np.ones(140, dtype=np.float32) * 0.01 * number)
-                frame = owner.get_data(check=True, timeout=0.5)
-                return frame is not None and (frame == np.float32(0.01 * number)).all()
+            def arrives(seconds):
+                """Does a frame of a value of its own come to the owner?"""
+                value = next(values)
+                dm.set_data(np.ones(140, dtype=np.float32) * value)
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    frame = owner.get_data(check=True, timeout=0.1)
+                    if frame is not None and (frame == value).all():
+                        return True
+                return False
 
             # The way back is there a moment after the mirror; from then on, each frame arrives.
-            self.eventually(arrives)
-            for number in range(1, 6):
-                self.assertTrue(arrives())
+            self.eventually(lambda: arrives(0.3))
+            for _ in range(5):
+                self.assertTrue(arrives(10))
 
 
 class Ends(Case):
@@ -385,7 +391,7 @@ say("stopped")
                 os._exit(code)
         self.assertEqual(os.waitpid(child, 0)[1], 0)
         self.flows(segment)
-        self.assertFalse(any(DM in name for name in self.mirrors()))
+        self.eventually(lambda: not any(DM in name for name in self.mirrors()))
 
 
 class Beside(Case):
@@ -451,6 +457,8 @@ sys.stdin.readline() if sys.argv[5] == "stop" else time.sleep(1000)
                 self.flows(segment)
                 if how == "kill":
                     program.kill()
+                else:
+                    program.stdin.close()
                 program.wait(20)
                 self.eventually(lambda: server._link.process is not None)
                 self.flows(segment)
