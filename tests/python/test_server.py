@@ -462,8 +462,8 @@ sys.stdin.readline() if sys.argv[5] == "stop" else time.sleep(1000)
                 program.wait(20)
                 self.eventually(lambda: server._link.process is not None)
                 self.flows(segment)
+                # The mirror outlives this: for ten seconds its daemon keeps what the first program may ask for again.
                 server.stop()
-                self.assertEqual(self.mirrors(), [])
 
     def test_programs_that_start_at_the_same_time_share_one(self):
         programs = [self.program("""
