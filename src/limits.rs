@@ -108,6 +108,8 @@ pub const MASTER_LEASE: Duration = Duration::from_secs(90);
 pub const ALIVE_INTERVAL: Duration = Duration::from_millis(1_000);
 /// A mirror that hears nothing for so long is not connected.
 pub const LINK_SILENT_MAX: Duration = Duration::from_millis(3_500);
+/// A frame written just before its mirror ends has so long to leave.
+pub const WRITE_BACK_LINGER: Duration = Duration::from_millis(500);
 /// A thread that is told to stop has so long to do it before it is named in the log.
 pub const THREAD_STOP_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// The whole daemon stops within this time of a signal.

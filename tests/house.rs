@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 #[rustfmt::skip] // a table
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["daemon", "control", "bridge", "wire", "shm", "os"]),
+    ("cli", &["api", "control", "bridge", "wire", "shm", "os"]),
+    ("api", &["daemon", "control", "bridge", "wire", "shm", "os"]),
     ("daemon", &["control", "bridge", "wire", "shm", "os"]),
     ("control", &["bridge", "wire", "shm", "os"]),
     ("bridge", &["wire", "shm", "os"]),

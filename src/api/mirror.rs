@@ -116,6 +116,9 @@ impl Mirror {
     /// `Timeout`: no whole frame could be had. `Os`: the mirror is gone.
     pub fn latest(&mut self) -> Result<&Frame> {
         let deadline = Instant::now() + WHOLE_FRAME;
+        if self.reader.segment().replaced() {
+            self.open_again(deadline)?;
+        }
         self.read(deadline, Reader::read_newest)?;
         Ok(&self.frame)
     }
@@ -129,7 +132,8 @@ impl Mirror {
         self.read(Instant::now() + timeout, Reader::read_next).map_err(|why| match why.kind {
             Kind::Timeout => {
                 let seconds = timeout.as_secs_f64();
-                let sentence = format!("No new frame of '{}' of {} within {seconds} s.", self.shm, self.hostname);
+                let sentence =
+                    format!("No new frame of '{}' of {} within {seconds} s.", self.shm, self.hostname);
                 Error::new(Kind::Timeout, sentence)
             }
             _ => why,
@@ -166,7 +170,8 @@ impl Mirror {
         }
         let again = self.writer.as_ref().is_none_or(|writer| writer.segment().replaced());
         if again {
-            let segment = Segment::open(&self.path, Access::ReadWrite).map_err(|why| self.gone(&why.to_string()))?;
+            let segment =
+                Segment::open(&self.path, Access::ReadWrite).map_err(|why| self.gone(&why.to_string()))?;
             self.writer = Some(Writer::new(segment).map_err(|why| self.gone(&why.to_string()))?);
         }
         let written = match &mut self.writer {

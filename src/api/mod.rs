@@ -62,7 +62,7 @@ pub struct Machine {
 /// Where the work is done.
 enum Place {
     /// In this process. `None`: stopped.
-    Inside(Mutex<Option<Daemon>>),
+    Inside(Mutex<Option<Box<Daemon>>>),
     /// By the machine's daemon, behind this control socket.
     Beside(PathBuf),
 }
@@ -92,7 +92,7 @@ impl DaoServer {
     /// `Connection`: Redis cannot be reached. `Os`: another daemon holds the control socket or the host name, or there
     /// is no segment directory.
     pub fn new(settings: Settings) -> Result<DaoServer> {
-        let daemon = Daemon::start(settings.clone())?;
+        let daemon = Box::new(Daemon::start(settings.clone())?);
         Ok(Self::at(settings, Place::Inside(Mutex::new(Some(daemon)))))
     }
 
@@ -256,7 +256,7 @@ impl DaoServer {
 }
 
 impl Inner {
-    fn daemon(&self) -> Option<MutexGuard<'_, Option<Daemon>>> {
+    fn daemon(&self) -> Option<MutexGuard<'_, Option<Box<Daemon>>>> {
         match &self.place {
             Place::Inside(daemon) => Some(daemon.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
             Place::Beside(_) => None,
@@ -276,7 +276,7 @@ impl Inner {
         if let Some(mut daemon) = self.daemon()
             && daemon.is_none()
         {
-            *daemon = Some(Daemon::start(self.settings.clone())?);
+            *daemon = Some(Box::new(Daemon::start(self.settings.clone())?));
         }
         self.call(Op::Start)?;
         match &self.place {
@@ -324,7 +324,9 @@ impl Answers for Inner {
         match op {
             Op::Start | Op::RegisterMachine => {
                 self.begin()?;
-                self.call(op)
+                let me = self.call(op)?;
+                eprintln!("{}", Machine::of(&me).ready_line());
+                Ok(me)
             }
             Op::Stop => {
                 self.end();
@@ -342,6 +344,12 @@ impl Drop for Inner {
 }
 
 impl Machine {
+    /// What the daemon prints once it is registered and its control socket answers.
+    pub fn ready_line(&self) -> String {
+        let field = |value: &Option<String>| value.clone().unwrap_or_default();
+        format!("daoserver running on '{}' ({}) as {}", self.hostname, field(&self.ip), field(&self.role))
+    }
+
     fn of(value: &Value) -> Machine {
         let text = |field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
         Machine {

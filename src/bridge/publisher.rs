@@ -325,11 +325,12 @@ impl Publisher {
 
     /// The write-back of a mirror: frames that a program on this machine wrote, and no others.
     fn write_back(&mut self) -> Result<usize, Ended> {
+        let open = self.back.as_ref().is_some_and(|back| back.open) && self.socket.subscribed().any();
+        self.stats.open.store(open, Relaxed);
         if !self.reader.has_news() {
             return Ok(0);
         }
         let from_owner = self.origins.of(self.reader.segment().newest().1).is_some();
-        let open = self.back.as_ref().is_some_and(|back| back.open) && self.socket.subscribed().any();
         if from_owner || !open {
             self.reader.pass_over();
             if !from_owner {
@@ -347,6 +348,11 @@ impl Publisher {
             back.open = open;
             self.header.based_on = owner_seq as u32;
         }
+    }
+
+    /// What was sent last is on its way even if this publisher ends now.
+    pub fn linger(&self) {
+        self.socket.linger(limits::WRITE_BACK_LINGER);
     }
 
     /// The sequence number of the frame sent last.

@@ -119,6 +119,12 @@ impl PubSocket {
         Err(format!("no free port on {ip}; the last one tried was {refused}"))
     }
 
+    /// What was sent has so long to leave when the socket closes, where it would be dropped.
+    pub fn linger(&self, time: Duration) {
+        // Refused only when the context ends, and then nothing leaves.
+        let _ = self.socket.set_linger(time.as_millis() as i32);
+    }
+
     /// What tells the publisher on this socket from an earlier or later one on the same port.
     pub fn boot_id(&self) -> u64 {
         self.boot_id

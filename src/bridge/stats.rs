@@ -5,7 +5,7 @@ use crate::os::clock;
 use crate::wire::frame::Refused;
 use crate::wire::loss::Lost;
 use serde_json::{Map, Value, json};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// Frames a second, measured over about a second each time.
 #[derive(Debug, Default)]
@@ -59,6 +59,8 @@ pub struct PublisherStats {
     pub resent: AtomicU64,
     /// Of a write-back: not sent, since the mirror was not up to date with its owner or nobody was there to take them.
     pub stale: AtomicU64,
+    /// Of a write-back: the mirror is up to date with its owner, and the owner is there to take frames.
+    pub open: AtomicBool,
     /// When a program on this machine wrote last, monotonic ns, 0 for never.
     pub last_local_ns: AtomicI64,
     pub rate: Rate,

@@ -97,6 +97,13 @@ impl Worker for Bidirectional {
         Ok(work)
     }
 
+    /// A program writes a frame and ends: that frame goes out all the same.
+    fn finish(&mut self) {
+        if self.back.has_news() && self.do_work().is_ok() {
+            self.back.linger();
+        }
+    }
+
     fn park(&mut self, time: Duration) {
         clock::sleep(time.min(self.quiet.park_max()));
     }

@@ -34,6 +34,9 @@ pub trait Worker: Send {
     /// Does what there is to do without waiting; how many items it was. `Err` ends the worker.
     fn do_work(&mut self) -> Result<usize, Ended>;
 
+    /// Called once when it is stopped, before it goes.
+    fn finish(&mut self) {}
+
     /// Waits where `do_work` had nothing to do: until this time is over, or something has come.
     fn park(&mut self, time: Duration) {
         std::thread::sleep(time);
@@ -66,6 +69,7 @@ pub fn run(
                 Ok(_) => backoff.reset(),
             }
         }
+        worker.finish();
     };
     spawn(name, Stop::new(), body, move |said| on_panic(Ended::Panicked(said)))
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 /// Has the local daemon, a master, remove machines with an old heartbeat, and prints which.
 pub fn run(settings: &Settings, ttl: Duration) -> Result<()> {
-    let answer = client::call(&settings.control_path(), &Op::CleanupStaleMachines { ttl }, Duration::from_secs(60))?;
+    let answer =
+        client::call(&settings.control_path(), &Op::CleanupStaleMachines { ttl }, Duration::from_secs(60))?;
     let removed: Vec<&str> = answer
         .get("removed")
         .and_then(Value::as_array)

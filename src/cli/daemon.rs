@@ -37,8 +37,7 @@ fn serve(settings: Settings) -> Result<()> {
             return Err(why);
         }
     };
-    let field = |value: Option<String>| value.unwrap_or_default();
-    eprintln!("daoserver running on '{}' ({}) as {}", me.hostname, field(me.ip), field(me.role));
+    eprintln!("{}", me.ready_line());
     server.start()
 }
 

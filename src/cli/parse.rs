@@ -202,9 +202,9 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Level;
+    use crate::error::ExitCode;
+    use crate::settings::Settings;
     use proptest::prelude::*;
-    use std::time::Duration;
 
     fn line(text: &str) -> Result<Parsed> {
         parse(text.split_whitespace().map(Into::into))

@@ -192,8 +192,7 @@ impl Typed {
         let Some(path) = &self.redis_password_file else {
             return Ok(environment.filter(|password| !password.is_empty()).map(Secret::new));
         };
-        let wrong =
-            |why: String| Error::usage(format!("--redis-password-file {}: {why}", path.display()));
+        let wrong = |why: String| Error::usage(format!("--redis-password-file {}: {why}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|why| wrong(why.to_string()))?;
         match text.lines().next() {
             Some(password) if !password.is_empty() => Ok(Some(Secret::new(password))),

@@ -1,8 +1,8 @@
 //! The bounded queue to `dao-command`, the one thread that changes the central state.
 
 use crate::bridge::worker::Ended;
-use crate::control::registry::{ClientAge, RemoteFacts};
 use crate::control::registration::EarlierRun;
+use crate::control::registry::{ClientAge, RemoteFacts};
 use crate::control::state::{Holder, MirrorInfo, StreamKey};
 use crate::error::{Error, Kind, Result};
 use crate::metrics;

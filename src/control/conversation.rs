@@ -77,7 +77,8 @@ impl<A: Answers, W: Write + Send + 'static> Inner<A, W> {
         let waiting: usize = lanes.values().map(|queue| queue.len() + 1).sum();
         if waiting >= limits::CONTROL_LANES_MAX {
             drop(lanes);
-            let sentence = format!("{waiting} requests of this connection are not answered yet; wait for them.");
+            let sentence =
+                format!("{waiting} requests of this connection are not answered yet; wait for them.");
             return self.say(&id, &Err(Error::new(Kind::Os, sentence)));
         }
         if let Some(queue) = lanes.get_mut(&lane) {
@@ -134,8 +135,12 @@ pub fn converse<A: Answers, R: Read + AsFd, W: Write + AsFd + Send + 'static>(
     caller: &Arc<Caller>,
     over: &dyn Fn() -> bool,
 ) -> io::Result<()> {
-    let inner =
-        Arc::new(Inner { answers, caller: Arc::clone(caller), output: Mutex::new(output), lanes: Mutex::default() });
+    let inner = Arc::new(Inner {
+        answers,
+        caller: Arc::clone(caller),
+        output: Mutex::new(output),
+        lanes: Mutex::default(),
+    });
     let result = listen(&inner, &mut input, over);
     if result.is_ok() {
         inner.wait_for_lanes(None, || over() || poll::deserted(reads_answers));
@@ -160,7 +165,9 @@ fn listen<A: Answers, R: Read + AsFd, W: Write + Send + 'static>(
             Ok(0) if line.is_empty() => return Ok(()),
             Ok(0) => return on_line(inner, &line),
             Ok(count) => &chunk[..count],
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => continue,
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {

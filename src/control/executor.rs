@@ -2,13 +2,12 @@
 
 use crate::bridge::mirror::Source;
 use crate::bridge::streams::Link;
+use crate::control::askers::{Asker, Askers};
 use crate::control::commands::{Command, Reply};
 use crate::control::persist::{Memory, MirrorMemory};
 use crate::control::reconcile::Action;
 use crate::control::registry::Registry;
-use crate::control::state::{
-    Holder, LinkInfo, Mirror, MirrorInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target, Wanted,
-};
+use crate::control::state::{Holder, LinkInfo, REOPEN_AFTER, RETRY_AFTER, State, StreamKey, Target, Wanted};
 use crate::control::workshop::Workshop;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -44,17 +43,8 @@ pub struct Executor {
     /// Where each publisher hears who writes back.
     orders: BTreeMap<String, Sender<Vec<Link>>>,
     mirrors: BTreeMap<StreamKey, Handle>,
-    waiting: BTreeMap<StreamKey, Vec<Waiting>>,
+    askers: Askers,
     failures: Repeats,
-}
-
-/// Somebody who waits for a mirror to run.
-struct Waiting {
-    ticket: u64,
-    holder: Holder,
-    /// He was no holder of it before: if it fails he is none.
-    new: bool,
-    reply: Reply<MirrorInfo>,
 }
 
 impl Executor {
@@ -70,7 +60,7 @@ impl Executor {
             publishers: BTreeMap::new(),
             orders: BTreeMap::new(),
             mirrors: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            askers: Askers::default(),
             failures: Repeats::new(Duration::from_secs(60)),
         }
     }
@@ -111,30 +101,22 @@ impl Executor {
             Command::Want { key, bidirectional, holder, facts, ticket, reply } => {
                 match state.on_want(key.clone(), bidirectional, holder, facts) {
                     Err(error) => answer(&reply, Err(error)),
-                    Ok(new) => match running(&state, &key) {
+                    Ok(new) => match state.running_mirror(&key) {
                         Some(info) => {
                             drop(state);
                             self.remember();
                             answer(&reply, Ok(info));
                         }
                         None => {
-                            self.waiting.entry(key).or_default().push(Waiting { ticket, holder, new, reply });
+                            self.askers.add(key, Asker { ticket, holder, new, reply });
                         }
                     },
                 }
             }
             Command::Abandon { key, ticket } => {
-                let waiting = self.waiting.entry(key.clone()).or_default();
-                if let Some(place) = waiting.iter().position(|one| one.ticket == ticket) {
-                    let gone = waiting.remove(place);
-                    // Another who asks for the same holder takes his place.
-                    match waiting.iter_mut().find(|other| other.holder == gone.holder) {
-                        Some(other) => other.new |= gone.new,
-                        None if gone.new => state.on_abandon(&key, gone.holder),
-                        None => {}
-                    }
+                if let Some(holder) = self.askers.abandon(&key, ticket) {
+                    state.on_abandon(&key, holder);
                 }
-                self.waiting.retain(|_, waiting| !waiting.is_empty());
             }
             Command::Registered { role, earlier, reply } => {
                 state.on_registered(role, earlier, now);
@@ -271,7 +253,7 @@ impl Executor {
                 crate::error!("no write-back of '{}' of {}: {why}", key.1, key.0);
                 lock(&self.state).on_write_refused(&key);
                 self.workshop.forget_back(&key);
-                self.refuse_waiting(&key, &why);
+                self.refuse_askers(&key, &why);
                 self.remember();
                 true
             }
@@ -387,16 +369,16 @@ impl Executor {
         if lock(&self.state).on_mirror_failed(key.clone(), why.clone(), target, retry_at) {
             crate::error!("no mirror of '{}' of {}: {why}", key.1, key.0);
         }
-        self.refuse_waiting(&key, &why);
+        self.refuse_askers(&key, &why);
     }
 
     /// They are told, and may ask again: nothing stays behind of what they asked for.
-    fn refuse_waiting(&mut self, key: &StreamKey, why: &Error) {
-        for waiting in self.waiting.remove(key).unwrap_or_default() {
-            if waiting.new {
-                lock(&self.state).on_abandon(key, waiting.holder);
+    fn refuse_askers(&mut self, key: &StreamKey, why: &Error) {
+        for asker in self.askers.take(key) {
+            if asker.new {
+                lock(&self.state).on_abandon(key, asker.holder);
             }
-            answer(&waiting.reply, Err(why.clone()));
+            answer(&asker.reply, Err(why.clone()));
         }
     }
 
@@ -423,8 +405,8 @@ impl Executor {
                     Instant::now(),
                 );
                 self.remember();
-                for waiting in self.waiting.remove(&key).unwrap_or_default() {
-                    answer(&waiting.reply, Ok(info.clone()));
+                for asker in self.askers.take(&key) {
+                    answer(&asker.reply, Ok(info.clone()));
                 }
                 true
             }
@@ -451,7 +433,7 @@ impl Executor {
         // Without Redis the heartbeat runs out by itself, and the owner evicts us.
         let _ = self.registry.release(&key.0, &key.1, &self.hostname);
         let gone = Error::new(Kind::Key, "The mirror was released while it was waited for.");
-        self.refuse_waiting(key, &gone);
+        self.refuse_askers(key, &gone);
         self.workshop.forget(key);
         lock(&self.state).on_forgotten(key);
     }
@@ -495,14 +477,4 @@ fn join(handle: Handle) {
 /// Whoever asked may have gone meanwhile: no matter.
 fn answer<T>(reply: &Reply<T>, result: Result<T>) {
     let _ = reply.try_send(result);
-}
-
-fn running(state: &State, key: &StreamKey) -> Option<MirrorInfo> {
-    match state.mirrors.get(key)? {
-        Mirror::Running { info, target, .. } => {
-            let wanted = state.wanted.get(key)?;
-            (target.bidirectional || !wanted.bidirectional).then(|| info.clone())
-        }
-        Mirror::Failed { .. } => None,
-    }
 }

@@ -6,12 +6,14 @@
 //! [`state::State::reconcile`] names the actions that make them meet; [`executor`] carries them out with the Mutex
 //! released and tells the state what came of them.
 
+pub mod askers;
 pub mod client;
 pub mod commands;
 pub mod conversation;
 pub mod discovery;
 pub mod entries;
 pub mod executor;
+pub mod holders;
 pub mod loops;
 pub mod operations;
 pub mod persist;

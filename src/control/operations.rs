@@ -153,8 +153,9 @@ fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -
             Err(RecvTimeoutError::Timeout) if left.is_zero() || caller.gone.is_set() => {
                 let _ = shared.commands.offer(Command::Abandon { key: key.clone(), ticket });
                 let seconds = asked.timeout.as_secs_f64();
-                let sentence =
-                    format!("Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s.");
+                let sentence = format!(
+                    "Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s."
+                );
                 return Err(Error::new(Kind::Timeout, sentence));
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -163,12 +164,14 @@ fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -
     Ok(mirror_json(&key, &info, wait_for_first_frame(&info, caller)))
 }
 
-/// Up to two seconds, or until a frame is in. The number of frames then.
+/// Up to two seconds, or until a frame is in, and what is written goes back where that was asked for. The number of
+/// frames then.
 fn wait_for_first_frame(info: &MirrorInfo, caller: &Caller) -> u64 {
     let deadline = Instant::now() + limits::FIRST_FRAME_TIMEOUT;
     loop {
         let frames = info.stats.frames.load(Ordering::Relaxed);
-        if frames > 0 || Instant::now() >= deadline || caller.gone.wait(Duration::from_millis(1)) {
+        let open = info.back.as_ref().is_none_or(|back| back.open.load(Ordering::Relaxed));
+        if frames > 0 && open || Instant::now() >= deadline || caller.gone.wait(Duration::from_millis(1)) {
             return frames;
         }
     }
@@ -238,7 +241,8 @@ fn discover(shared: &Shared, scan: Scan) -> Result<Value> {
     let Ok(_one_at_a_time) = SCANNING.try_lock() else {
         return Err(Error::new(Kind::Os, "Another scan is under way; try again when it is done."));
     };
-    let free = process::descriptor_limit().saturating_sub(process::descriptors_open() + limits::DESCRIPTORS_SPARE);
+    let free =
+        process::descriptor_limit().saturating_sub(process::descriptors_open() + limits::DESCRIPTORS_SPARE);
     let workers = scan.max_workers.min(free as usize);
     if workers == 0 {
         return Err(Error::new(Kind::Os, "No descriptors are left for a scan; raise the limit (ulimit -n)."));
@@ -292,7 +296,9 @@ fn status(shared: &Shared) -> Value {
                     entry.insert("port".into(), json!(target.source.port));
                     entry.insert("bidirectional".into(), json!(target.bidirectional));
                     if let Some(back) = &info.back {
-                        entry.insert("written_back".into(), Value::Object(back.to_json()));
+                        let mut written = back.to_json();
+                        written.insert("open".into(), json!(back.open.load(Ordering::Relaxed)));
+                        entry.insert("written_back".into(), Value::Object(written));
                     }
                     entry
                 }

@@ -196,9 +196,10 @@ impl State {
     }
 }
 
-/// Does a record of ours answer what we ask for now? A bidirectional one names the socket that we have bound.
+/// Does a record of ours answer what we ask for now? A bidirectional one names the socket that we have bound; one that
+/// is left of an earlier, bidirectional mirror is none for a one-way one.
 fn answers(record: &Record, wanted: &Wanted) -> bool {
-    let Some(back) = wanted.back.filter(|_| wanted.bidirectional) else { return true };
+    let Some(back) = wanted.back.filter(|_| wanted.bidirectional) else { return !record.bidirectional };
     let refused = record.extras.is_some_and(|extras| extras.read_only);
     let boot_id = record.extras.map_or(Some(back.boot_id), |extras| extras.client_boot_id);
     (record.bidirectional || refused)

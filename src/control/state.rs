@@ -7,7 +7,6 @@ use crate::control::registration::EarlierRun;
 use crate::control::registry::{ClientAge, RemoteFacts};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::naming::mirror_name;
 use crate::settings::{Cidr, Role, allows};
 use crate::wire::frame::VERSION;
 use crate::wire::record::{Record, RecordExtras, Request};
@@ -232,97 +231,6 @@ impl State {
         }
     }
 
-    /// Somebody wants a mirror. Returns whether he is a new holder of it.
-    pub fn on_want(
-        &mut self,
-        key: StreamKey,
-        bidirectional: bool,
-        holder: Holder,
-        facts: RemoteFacts,
-    ) -> Result<bool> {
-        let path_name = mirror_name(&key.0, &key.1);
-        if let Some(other) =
-            self.wanted.keys().find(|other| **other != key && mirror_name(&other.0, &other.1) == path_name)
-        {
-            let sentence = format!(
-                "The mirror of '{}' of '{}' has the same file name; release it first.",
-                other.1, other.0
-            );
-            return Err(Error::new(Kind::Value, sentence));
-        }
-        if self.wanted.len() >= limits::MIRRORS_MAX && !self.wanted.contains_key(&key) {
-            return Err(Error::new(Kind::Os, format!("There are {} mirrors already.", self.wanted.len())));
-        }
-        // One-way and asked for again as bidirectional: it becomes so. Never the other way round: somebody writes.
-        let wanted = self.wanted.entry(key.clone()).or_default();
-        wanted.bidirectional |= bidirectional;
-        let new = wanted.holders.insert(holder);
-        self.traces.remove(&key);
-        // A failure is tried again for somebody who asks.
-        if matches!(self.mirrors.get(&key), Some(Mirror::Failed { .. })) {
-            self.mirrors.remove(&key);
-        }
-        self.remote.insert(key, facts);
-        Ok(new)
-    }
-
-    /// A mirror of an earlier run: kept, or for a while that of leases.
-    pub fn on_remembered(&mut self, key: StreamKey, bidirectional: bool, leased: bool, now: Instant) {
-        let holders = BTreeSet::from([if leased { Holder::Earlier } else { Holder::Kept }]);
-        self.earlier_until = Some(now + limits::LEASE_GRACE);
-        self.wanted.insert(key, Wanted { holders, bidirectional, established: true, ..Wanted::default() });
-    }
-
-    /// This holder wants a mirror no more. It ends with the last one.
-    pub fn on_abandon(&mut self, key: &StreamKey, holder: Holder) {
-        if let Some(wanted) = self.wanted.get_mut(key) {
-            wanted.holders.remove(&holder);
-            if wanted.holders.is_empty() {
-                self.forget(key);
-            }
-        }
-    }
-
-    /// Somebody releases a mirror: his lease if he has one of it, else for those without. Returns how many still hold
-    /// it; `None`: there is no such mirror.
-    pub fn on_release(&mut self, key: &StreamKey, caller: u64) -> Option<usize> {
-        let holders = &self.wanted.get(key)?.holders;
-        let leases = [Holder::Lease(caller), Holder::Inside(caller)];
-        let lease = leases.into_iter().find(|lease| holders.contains(lease));
-        self.on_abandon(key, lease.unwrap_or(Holder::Kept));
-        if lease.is_none() {
-            self.on_abandon(key, Holder::Earlier); // they have not come back, and cannot release it
-        }
-        Some(self.wanted.get(key).map_or(0, |wanted| wanted.holders.len()))
-    }
-
-    /// A caller has gone: all that he held ends, unless others hold it.
-    pub fn on_caller_gone(&mut self, caller: u64) {
-        self.drop_holders(|holder| [Holder::Lease(caller), Holder::Inside(caller)].contains(&holder));
-    }
-
-    /// The daemon stops. Leases of connections stay remembered, since their holders may ask its successor.
-    pub fn on_stop(&mut self) {
-        self.drop_holders(|holder| matches!(holder, Holder::Inside(_)));
-    }
-
-    /// Leases of an earlier run have had their time.
-    pub fn expire_leases(&mut self, now: Instant) {
-        if self.earlier_until.is_some_and(|until| now >= until) {
-            self.earlier_until = None;
-            self.drop_holders(|holder| holder == Holder::Earlier);
-        }
-    }
-
-    fn drop_holders(&mut self, gone: impl Fn(Holder) -> bool) {
-        let held = |(key, wanted): (&StreamKey, &Wanted)| {
-            let going = wanted.holders.iter().copied().filter(|holder| gone(*holder));
-            going.map(|holder| (key.clone(), holder)).collect::<Vec<_>>()
-        };
-        let going: Vec<(StreamKey, Holder)> = self.wanted.iter().flat_map(held).collect();
-        going.iter().for_each(|(key, holder)| self.on_abandon(key, *holder));
-    }
-
     /// This machine stands in the registry, in this role.
     pub fn on_registered(&mut self, role: Role, earlier: EarlierRun, now: Instant) {
         self.registered = true;
@@ -333,13 +241,6 @@ impl State {
         for (name, clients) in earlier.clients_of {
             self.on_adopt(name, None, clients, now);
         }
-    }
-
-    fn forget(&mut self, key: &StreamKey) {
-        if self.wanted.remove(key).is_some() {
-            self.traces.insert(key.clone());
-        }
-        self.remote.remove(key);
     }
 
     /// The traces of a stream are gone.
@@ -447,6 +348,17 @@ impl State {
             matches!(self.mirrors.get(key), Some(Mirror::Running { target, .. }) if target.bidirectional);
         if let Some(wanted) = self.wanted.get_mut(key).filter(|_| used) {
             wanted.back = None;
+        }
+    }
+
+    /// The mirror that runs and does what is wanted of it.
+    pub fn running_mirror(&self, key: &StreamKey) -> Option<MirrorInfo> {
+        match self.mirrors.get(key)? {
+            Mirror::Running { info, target, .. } => {
+                let wanted = self.wanted.get(key)?;
+                (target.bidirectional || !wanted.bidirectional).then(|| info.clone())
+            }
+            Mirror::Failed { .. } => None,
         }
     }
 

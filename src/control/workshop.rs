@@ -171,8 +171,10 @@ impl Workshop {
         match FileLock::take(path) {
             Ok(Some(lock)) => drop(self.locks.insert(key.clone(), lock)),
             Ok(None) => {
-                let sentence =
-                    format!("Mirror {} is kept by another daemon of this machine; use that one.", path.display());
+                let sentence = format!(
+                    "Mirror {} is kept by another daemon of this machine; use that one.",
+                    path.display()
+                );
                 return Err(Error::new(Kind::Os, sentence));
             }
             // Not there yet, or nothing that can be kept: making it says so.

@@ -94,10 +94,9 @@ fn flag(map: &Map<String, Value>, field: &str) -> Result<bool, Error> {
 fn whole(map: &Map<String, Value>, field: &str, default: u64, most: u64) -> Result<u64, Error> {
     match map.get(field) {
         None | Some(Value::Null) => Ok(default),
-        Some(value) => value
-            .as_u64()
-            .filter(|number| (1..=most).contains(number))
-            .ok_or_else(|| Error::new(Kind::Value, format!("'{field}' is no whole number from 1 to {most}."))),
+        Some(value) => value.as_u64().filter(|number| (1..=most).contains(number)).ok_or_else(|| {
+            Error::new(Kind::Value, format!("'{field}' is no whole number from 1 to {most}."))
+        }),
     }
 }
 
@@ -145,7 +144,7 @@ fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
             max_workers: whole(map, "max_workers", 64, limits::DISCOVERY_WORKERS_MAX as u64)? as usize,
         }),
         other => {
-            let shown: String = other.chars().take(40).collect();
+            let shown: String = other.chars().take(40).flat_map(char::escape_debug).collect();
             return Err(Error::new(Kind::Value, format!("Unknown op '{shown}'.")));
         }
     })

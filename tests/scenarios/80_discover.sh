@@ -123,6 +123,18 @@ PYTHON
 in_ns scan "$DAOSERVER" discover --json >"$WORK/found.json"
 check "discover: JSON" python3 "$WORK/check.py" "$WORK/found.json"
 
+# Over the control protocol: while one scan is under way another is refused, and nothing else waits.
+ask() { # ask LINES...: of a daemon in the namespace, over its standard input and output
+    mkdir -p "$WORK/asked"
+    printf '%s\n' "$@" | in_ns scan "$DAOSERVER" --stdio --redis-host 10.77.5.3 --hostname asked --shm-dir "$WORK/asked" \
+        --advertise-ip 10.77.5.1 --log-level error
+}
+ask '{"id": 1, "op": "discover", "port": 6379, "timeout": 0.3, "max_workers": 64}' '{"id": 2, "op": "ping"}' >"$WORK/answers"
+check "the operation: its answer comes after that of a quick one" \
+    same "2 1" "$(python3 -c 'import json, sys; print(*[json.loads(line)["id"] for line in sys.stdin])' <"$WORK/answers")"
+tail -n 1 "$WORK/answers" | json 'd["ok"]' >"$WORK/found.json"
+check "... is the same array" python3 "$WORK/check.py" "$WORK/found.json"
+
 in_ns scan redis-cli -h 10.77.5.1 -a hush set dao:machines:behind:hostname behind >/dev/null 2>&1
 REDISCLI_AUTH=hush ip netns exec "$ns-scan" "$DAOSERVER" discover >"$WORK/locked"
 check "a password opens a locked Redis" grep -q "10.77.5.1:6379 \[dao\]  machines: behind" "$WORK/locked"

@@ -86,8 +86,8 @@ impl Frames {
         Ok(match source {
             Source::Number => Frames::Numbered(spec.clone()),
             Source::Fill(value) => {
-                let element = values::parse(spec.dtype, value)
-                    .map_err(|why| Error::usage(format!("--fill: {why}")))?;
+                let element =
+                    values::parse(spec.dtype, value).map_err(|why| Error::usage(format!("--fill: {why}")))?;
                 Frames::Same(element.repeat(spec.shape.elements()))
             }
             Source::Raw(path) if path.as_os_str() == "-" => Frames::Input(io::stdin()),

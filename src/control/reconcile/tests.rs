@@ -3,8 +3,9 @@
 use super::*;
 use crate::bridge::publisher::Started;
 use crate::bridge::stats::{MirrorStats, PublisherStats};
+use crate::control::registration::EarlierRun;
 use crate::control::registry::{ClientAge, RemoteFacts};
-use crate::control::state::{BackSocket, Identity, LinkInfo, MirrorInfo, Wanted};
+use crate::control::state::{BackSocket, Holder, Identity, LinkInfo, MirrorInfo};
 use crate::settings::Role;
 use crate::wire::record::{RecordExtras, Request};
 use proptest::prelude::*;
@@ -14,7 +15,9 @@ use std::sync::Arc;
 const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 fn state() -> State {
-    State::new(Identity { hostname: "me".into(), ip: IP, role: Role::Minion })
+    let mut state = State::new(Identity { hostname: "me".into(), ip: IP, role: Role::Minion });
+    state.registered = true;
+    state
 }
 
 fn shape() -> Shape {
@@ -249,7 +252,7 @@ fn a_failed_publisher_is_not_tried_on_every_tick() {
 #[test]
 fn a_wanted_mirror_asks_then_starts_then_follows_the_owners_restart() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    state.on_want(key(), false, facts(&[])).unwrap();
+    state.on_want(key(), false, Holder::Kept, facts(&[])).unwrap();
     world.settle(&mut state, now);
     assert_eq!((world.asked, state.unresolved()), (1, true));
     state.on_remote(key(), facts(&[record("other", 1, 1), record("me", 5560, 7)]));
@@ -264,7 +267,7 @@ fn a_wanted_mirror_asks_then_starts_then_follows_the_owners_restart() {
 #[test]
 fn a_mirror_that_hears_nothing_asks_again_and_goes_on() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    state.on_want(key(), false, facts(&[record("me", 5560, 7)])).unwrap();
+    state.on_want(key(), false, Holder::Kept, facts(&[record("me", 5560, 7)])).unwrap();
     world.settle(&mut state, now);
     assert_eq!(world.asked, 0);
     world.settle(&mut state, now + Duration::from_secs(6));
@@ -274,7 +277,9 @@ fn a_mirror_that_hears_nothing_asks_again_and_goes_on() {
 #[test]
 fn a_mirror_of_a_python_owner_that_missed_its_only_frame_asks_again() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    state.on_want(key(), false, facts(&[Record { extras: None, ..record("me", 5560, 0) }])).unwrap();
+    state
+        .on_want(key(), false, Holder::Kept, facts(&[Record { extras: None, ..record("me", 5560, 0) }]))
+        .unwrap();
     world.settle(&mut state, now);
     let Some(Mirror::Running { info, .. }) = state.mirrors.get(&key()) else { panic!("no mirror") };
     let stats = Arc::clone(&info.stats);
@@ -295,7 +300,7 @@ fn a_mirror_of_a_python_owner_that_missed_its_only_frame_asks_again() {
 #[test]
 fn nobody_is_asked_for_a_segment_that_is_not_registered() {
     let (mut state, now) = (state(), Instant::now());
-    state.on_remembered(key(), false);
+    state.on_remembered(key(), false, false, Instant::now());
     assert!(state.reconcile(now).is_empty(), "nothing is known yet");
     state.on_remote(key(), RemoteFacts::default());
     assert!(state.reconcile(now).is_empty());
@@ -305,7 +310,7 @@ fn nobody_is_asked_for_a_segment_that_is_not_registered() {
 fn an_unknown_transport_is_refused_by_its_name_and_once() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
     let rdma = Record { transport: "rdma".into(), ..record("me", 5560, 7) };
-    state.on_want(key(), false, facts(&[rdma])).unwrap();
+    state.on_want(key(), false, Holder::Kept, facts(&[rdma])).unwrap();
     world.settle(&mut state, now);
     let Some(Mirror::Failed { why, .. }) = state.mirrors.get(&key()) else { panic!("not refused") };
     assert_eq!(why.message, "rdma connector not implemented.");
@@ -314,10 +319,10 @@ fn an_unknown_transport_is_refused_by_its_name_and_once() {
 #[test]
 fn a_one_way_mirror_that_is_asked_for_as_bidirectional_becomes_so_once_the_owner_agrees() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    state.on_want(key(), false, facts(&[record("me", 5560, 7)])).unwrap();
+    state.on_want(key(), false, Holder::Kept, facts(&[record("me", 5560, 7)])).unwrap();
     world.settle(&mut state, now);
     assert_eq!(world.asked, 0);
-    state.on_want(key(), true, facts(&[record("me", 5560, 7)])).unwrap();
+    state.on_want(key(), true, Holder::Kept, facts(&[record("me", 5560, 7)])).unwrap();
     world.settle(&mut state, now);
     let back = state.wanted[&key()].back.unwrap();
     assert_eq!(world.asked, 1);
@@ -338,7 +343,7 @@ fn a_one_way_mirror_that_is_asked_for_as_bidirectional_becomes_so_once_the_owner
 #[test]
 fn an_owner_that_is_read_only_refuses_by_name_and_a_one_way_mirror_stays() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    state.on_want(key(), true, facts(&[])).unwrap();
+    state.on_want(key(), true, Holder::Kept, facts(&[])).unwrap();
     world.settle(&mut state, now);
     let back = state.wanted[&key()].back.unwrap();
     let mut refused = record("me", 5560, 7);
@@ -352,9 +357,9 @@ fn an_owner_that_is_read_only_refuses_by_name_and_a_one_way_mirror_stays() {
     world.settle(&mut state, now);
     assert!(state.wanted.is_empty(), "what never ran leaves nothing behind");
     // One that was there before goes on as it was.
-    state.on_want(key(), false, facts(&[record("me", 5560, 7)])).unwrap();
+    state.on_want(key(), false, Holder::Kept, facts(&[record("me", 5560, 7)])).unwrap();
     world.settle(&mut state, now);
-    state.on_want(key(), true, facts(&[record("me", 5560, 7)])).unwrap();
+    state.on_want(key(), true, Holder::Kept, facts(&[record("me", 5560, 7)])).unwrap();
     world.settle(&mut state, now);
     let back = state.wanted[&key()].back.unwrap();
     let mut refused = record("me", 5560, 7);
@@ -395,23 +400,104 @@ fn writers_are_told_to_the_publisher_and_again_when_one_comes_back() {
 }
 
 #[test]
-fn two_streams_never_share_a_mirrors_file() {
-    let mut state = state();
-    state.on_want(("a.b".into(), "c".into()), false, facts(&[])).unwrap();
-    assert_eq!(state.on_want(("a_b".into(), "c".into()), false, facts(&[])).unwrap_err().kind, Kind::Value);
+fn a_record_left_of_a_bidirectional_mirror_is_no_answer_for_a_one_way_one() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    let left = Record { bidirectional: true, client_pub_port: Some(7000), ..record("me", 5560, 7) };
+    state.on_want(key(), false, Holder::Kept, facts(&[left])).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!((world.asked, state.mirrors.len()), (1, 0));
+    state.on_remote(key(), facts(&[record("me", 5560, 7)]));
+    world.settle(&mut state, now);
+    assert!(state.running_mirror(&key()).is_some());
 }
 
 #[test]
-fn a_mirror_that_never_ran_is_forgotten_with_its_asker_and_an_established_one_is_not() {
+fn two_streams_never_share_a_mirrors_file() {
+    let mut state = state();
+    state.on_want(("a.b".into(), "c".into()), false, Holder::Kept, facts(&[])).unwrap();
+    assert_eq!(
+        state.on_want(("a_b".into(), "c".into()), false, Holder::Kept, facts(&[])).unwrap_err().kind,
+        Kind::Value
+    );
+}
+
+#[test]
+fn a_mirror_that_never_ran_is_forgotten_with_its_asker() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    state.on_want(key(), false, facts(&[])).unwrap();
-    state.on_abandon(&key());
+    assert!(state.on_want(key(), false, Holder::Kept, facts(&[])).unwrap());
+    state.on_abandon(&key(), Holder::Kept);
     assert!(state.wanted.is_empty());
     world.settle(&mut state, now);
     assert!(state.traces.is_empty());
-    state.on_remembered(key(), false);
-    state.on_abandon(&key());
-    assert_eq!(state.wanted[&key()], Wanted { established: true, ..Wanted::default() });
+}
+
+#[test]
+fn a_shared_mirror_ends_with_its_last_holder() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    let ours = || facts(&[record("me", 5560, 7)]);
+    for (holder, new) in [(Holder::Lease(1), true), (Holder::Lease(2), true), (Holder::Lease(1), false)] {
+        assert_eq!(state.on_want(key(), false, holder, ours()), Ok(new));
+    }
+    world.settle(&mut state, now);
+    assert_eq!(state.on_release(&key(), 1), Some(1));
+    assert_eq!(state.on_release(&key(), 1), Some(1), "he has no lease of it any more");
+    assert_eq!(state.on_release(&key(), 3), Some(1), "nor has he");
+    assert!(state.mirrors.contains_key(&key()));
+    state.on_caller_gone(2);
+    world.settle(&mut state, now);
+    assert!(state.mirrors.is_empty() && state.traces.is_empty());
+    assert_eq!(state.on_release(&key(), 2), None);
+}
+
+#[test]
+fn a_kept_mirror_outlives_leases_and_a_leased_one_outlives_its_release() {
+    let mut state = state();
+    state.on_want(key(), false, Holder::Kept, facts(&[])).unwrap();
+    state.on_want(key(), false, Holder::Lease(1), facts(&[])).unwrap();
+    state.on_caller_gone(1);
+    assert!(state.wanted.contains_key(&key()));
+    state.on_want(key(), false, Holder::Lease(2), facts(&[])).unwrap();
+    assert_eq!(state.on_release(&key(), 9), Some(1), "the command's");
+    state.on_caller_gone(2);
+    assert!(state.wanted.is_empty());
+}
+
+#[test]
+fn leases_of_an_earlier_run_end_unless_somebody_asks_again() {
+    let (mut state, now) = (state(), Instant::now());
+    let other = ("owner".to_owned(), "dm".to_owned());
+    state.on_remembered(key(), false, true, now);
+    state.on_remembered(other.clone(), true, true, now);
+    assert_eq!(state.on_want(key(), false, Holder::Lease(1), facts(&[])), Ok(true));
+    state.expire_leases(now + limits::LEASE_GRACE / 2);
+    assert_eq!(state.wanted.len(), 2);
+    state.expire_leases(now + limits::LEASE_GRACE);
+    assert_eq!(state.wanted.keys().collect::<Vec<_>>(), [&key()]);
+    assert_eq!(state.traces, BTreeSet::from([other]));
+}
+
+#[test]
+fn what_is_held_inside_the_daemon_ends_with_it_and_the_rest_is_remembered() {
+    let mut state = state();
+    let other = ("owner".to_owned(), "dm".to_owned());
+    state.on_want(key(), false, Holder::Inside(1), facts(&[])).unwrap();
+    state.on_want(other.clone(), false, Holder::Inside(1), facts(&[])).unwrap();
+    state.on_want(other.clone(), false, Holder::Lease(2), facts(&[])).unwrap();
+    state.on_stop();
+    assert_eq!(state.wanted.keys().collect::<Vec<_>>(), [&other]);
+}
+
+#[test]
+fn a_machine_that_is_not_registered_answers_nobody_with_a_record() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    state.registered = false;
+    state.on_local_segments(files(&["wfs"]));
+    state.on_adopt("wfs".into(), None, vec!["c".into()], now);
+    world.settle(&mut state, now);
+    assert!(!world.redis.contains_key("wfs"));
+    state.on_registered(Role::Master, EarlierRun::default(), now);
+    world.settle(&mut state, now);
+    assert_eq!((world.redis["wfs"].len(), state.me.role), (1, Role::Master));
 }
 
 #[derive(Clone, Debug)]
@@ -423,8 +509,9 @@ enum Event {
     PublisherDies,
     RegistryLost,
     Redis(bool),
-    Want,
-    Release,
+    Want(u64),
+    Release(u64),
+    CallerGone(u64),
     Remote(Option<u64>),
     MirrorDies,
 }
@@ -438,8 +525,9 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::PublisherDies),
         Just(Event::RegistryLost),
         any::<bool>().prop_map(Event::Redis),
-        Just(Event::Want),
-        Just(Event::Release),
+        (0u64..3).prop_map(Event::Want),
+        (0u64..3).prop_map(Event::Release),
+        (0u64..3).prop_map(Event::CallerGone),
         prop::option::of(0u64..3).prop_map(Event::Remote),
         Just(Event::MirrorDies),
     ]
@@ -472,8 +560,14 @@ proptest! {
                     state.on_registry_lost();
                 }
                 Event::Redis(works) => world.redis_works = works,
-                Event::Want => state.on_want(key(), false, facts(&[])).unwrap(),
-                Event::Release => drop(state.on_release(&key())),
+                Event::Want(caller) => {
+                    let holder = if caller == 0 { Holder::Kept } else { Holder::Lease(caller) };
+                    let _new = state.on_want(key(), false, holder, facts(&[])).unwrap();
+                }
+                Event::Release(caller) => {
+                    let _left = state.on_release(&key(), caller);
+                }
+                Event::CallerGone(caller) => state.on_caller_gone(caller),
                 Event::Remote(boot) => {
                     let records: Vec<Record> = boot.into_iter().map(|boot| record("me", 5560, boot)).collect();
                     state.on_remote(key(), facts(&records));
@@ -497,5 +591,6 @@ proptest! {
         prop_assert_eq!(standing, if running { state.clients["wfs"].len() } else { 0 });
         prop_assert!(state.mirrors.keys().all(|key| state.wanted.contains_key(key)));
         prop_assert!(state.traces.is_empty());
+        prop_assert!(state.wanted.values().all(|wanted| !wanted.holders.is_empty()));
     }
 }
