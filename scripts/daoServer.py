@@ -13,6 +13,7 @@ Needs Python 3.7 or newer and NumPy 1.16 or newer, on x86-64 Linux with glibc.
 """
 
 import atexit
+import collections
 import ctypes
 import datetime
 import itertools
@@ -20,6 +21,7 @@ import json
 import logging
 import mmap
 import os
+import queue
 import shutil
 import socket
 import stat
@@ -29,7 +31,7 @@ import tempfile
 import threading
 import time
 import weakref
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -48,42 +50,16 @@ _DTYPES = {number: np.dtype(name) for number, name in enumerate(
 # In the order in which a file is compared with them, since no file says its own.
 _LAYOUTS = ((4296, None), (4304, 4296), (16400, 16392), (16448, 16392), (5344, None))
 _GPU_BYTES, _GPU_MAGIC_AT = 16448, 16400
-_HEAD_BYTES = 200
 _KEYWORD_BYTES = 120
 _DEPTH_MAX = 1 << 20
 _SEMAPHORES = 10
 
 
-class _Head(NamedTuple):
-    """The metadata that all generations have, by the C library's names."""
-    name: bytes
-    naxis: int
-    size0: int
-    size1: int
-    size2: int
-    nelement: int
-    atype: int
-    creation_time: float
-    last_access: float
-    firstlong: int
-    secondlong: int
-    shared: int
-    status: int
-    logflag: int
-    sem: int
-    cnt0: int
-    cnt1: int
-    cnt2: int
-    write: int
-    NBkw: int
-    lastPos: int
-    lastNb: int
-    packetNb: int
-    packetTotal: int
-
-
+# The metadata that all generations have, by the C library's names.
+_Head = collections.namedtuple("_Head", (
+    "name naxis size0 size1 size2 nelement atype creation_time last_access firstlong secondlong shared status logflag "
+    "sem cnt0 cnt1 cnt2 write NBkw lastPos lastNb packetNb packetTotal"))
 _HEAD = struct.Struct("<80s B3x 3I Q B7x d d q q B B B x H2x Q Q Q B x H I I I I 4x")
-assert _HEAD.size == _HEAD_BYTES
 # Offsets into it. What lies between _SHAPE_AT and _SHAPE_END says what a frame is and when the segment was created;
 # between _STAMP_AT and _STAMP_END are the time, the counters and the flag, all that a writer changes with a frame.
 _SHAPE_AT, _SHAPE_END = 80, 120
@@ -184,6 +160,7 @@ class Segment:
         self.path = os.fspath(path)
         self._lock = threading.RLock()
         self._fd = -1
+        # Device, inode and size of what is open; zeros: open it again with the next look.
         self._identity = (0, 0, 0)
         self._gone_since = None  # type: Optional[float]
         self._memory = None  # type: Optional[mmap.mmap]
@@ -227,8 +204,8 @@ class Segment:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise bad("it is no regular file")
-        data = os.pread(fd, _HEAD_BYTES, 0)
-        if len(data) < _HEAD_BYTES:
+        data = os.pread(fd, _HEAD.size, 0)
+        if len(data) < _HEAD.size:
             raise bad("it has only %d bytes" % status.st_size)
         head = _Head._make(_HEAD.unpack(data))
         if not 1 <= head.naxis <= 3:
@@ -248,14 +225,15 @@ class Segment:
                 break
         else:
             metadata_bytes, depth_at, depth = rest - frame_bytes, None, 1
-            if metadata_bytes < _HEAD_BYTES or metadata_bytes % 8:
+            if metadata_bytes < _HEAD.size or metadata_bytes % 8:
                 raise bad("%d bytes do not fit a frame of %s, %s" % (status.st_size, shape, dtype))
         if metadata_bytes == _GPU_BYTES and pair(_GPU_MAGIC_AT)[0]:
             raise OSError("%s has its pixels on a GPU, which cannot be read" % self.path)
         self.shape, self.dtype = shape, dtype
         self._identity = (status.st_dev, status.st_ino, status.st_size)
         self._shape_bytes = data[_SHAPE_AT:_SHAPE_END]
-        self._frame_bytes, self._metadata_bytes, self._depth, self._depth_at = frame_bytes, metadata_bytes, depth, depth_at
+        self._frame_bytes, self._metadata_bytes = frame_bytes, metadata_bytes
+        self._depth, self._depth_at = depth, depth_at
         self._witness = [(0, frame_bytes)]
         if frame_bytes > _WITNESS_BYTES:
             last_place = frame_bytes - _WITNESS_PLACE_BYTES
@@ -364,7 +342,7 @@ class Segment:
                         self.counter = counter
                         return frame
                 except _Changed:
-                    self._identity = (0, 0, 0)  # so that _follow opens it again
+                    self._identity = (0, 0, 0)
         return None
 
     def _oldest_new(self, slot: int, counter: int, attempt: int) -> Tuple[int, int]:
@@ -468,7 +446,7 @@ class Segment:
         integers = given.dtype.kind in "iub" and self.dtype.kind in "iu"
         if not integers and not np.can_cast(given.dtype, self.dtype, "same_kind"):
             raise TypeError("%s holds %s, to which %s is not converted" % (self.path, self.dtype, given.dtype))
-        values = np.ascontiguousarray(given, self.dtype) if not integers else np.ascontiguousarray(given.astype(self.dtype))
+        values = np.ascontiguousarray(given.astype(self.dtype))
         if integers and not (np.array_equal(values, given) and np.array_equal(values < 0, given < 0)):
             raise ValueError("%s holds %s, and some values do not fit" % (self.path, self.dtype))
         return values.reshape(-1)
@@ -510,7 +488,7 @@ class Segment:
                 try:
                     self._follow()
                     slot = self._newest()[0]
-                    return _Head._make(_HEAD.unpack(self._read(slot * self._metadata_bytes, _HEAD_BYTES))), slot
+                    return _Head._make(_HEAD.unpack(self._read(slot * self._metadata_bytes, _HEAD.size))), slot
                 except _Changed:
                     self._identity = (0, 0, 0)
         raise OSError("%s is being created again." % self.path)
@@ -525,9 +503,9 @@ class Segment:
             first, second = fields.pop("firstlong"), fields.pop("secondlong")
             fields["atime"] = {"ts": {"tv_sec": first, "tv_nsec": second},
                                "tsfixed": {"firstlong": first, "secondlong": second}}
-            words = ((self._depth_at or min(self._metadata_bytes, _LAYOUTS[0][0])) - _HEAD_BYTES) // 8
+            words = ((self._depth_at or min(self._metadata_bytes, _LAYOUTS[0][0])) - _HEAD.size) // 8
             block = slot * self._metadata_bytes
-            fields["lastNbArray"] = list(struct.unpack("<%dQ" % words, self._read(block + _HEAD_BYTES, 8 * words)))
+            fields["lastNbArray"] = list(struct.unpack("<%dQ" % words, self._read(block + _HEAD.size, 8 * words)))
             fields["fifo_size"], fields["fifo_last_written"] = self._depth, self._last_slot()
             return dict(fields)
 
@@ -593,22 +571,9 @@ def _find_binary() -> str:
     for path in [named] if named else [os.path.join(here, _BINARY), shutil.which(_BINARY)] + built:
         if path and os.path.isfile(path) and os.access(path, os.X_OK):
             return path
-    raise FileNotFoundError("There is no program daoserver%s: build it with scripts/build-static, then put it beside %s "
-                            "or on the PATH, or name it in the environment variable DAOSERVER."
+    raise FileNotFoundError("There is no program daoserver%s: build it with scripts/build-static, then put it beside "
+                            "%s or on the PATH, or name it in the environment variable DAOSERVER."
                             % (" at $DAOSERVER, %s" % named if named else "", os.path.basename(__file__)))
-
-
-class _Answer:
-    """What a request waits for."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.value = None  # type: Any
-        self.error = None  # type: Optional[Exception]
-
-    def finish(self, value: Any = None, error: Optional[Exception] = None) -> None:
-        self.value, self.error = value, error
-        self.done.set()
 
 
 class _Link:
@@ -624,7 +589,8 @@ class _Link:
         self._connection, self._folder, self._on_lost = connection, folder, on_lost
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._waiting = {}  # type: Dict[int, _Answer]
+        # By the ids of requests, where their answers go: the value, and the error or None.
+        self._waiting = {}  # type: Dict[int, queue.SimpleQueue[Tuple[Any, Optional[Exception]]]]
         self._refusal = None  # type: Optional[Exception]
         self.lost = False
         self.closing = False
@@ -634,7 +600,7 @@ class _Link:
 
     def request(self, op: str, timeout: float, **fields: Any) -> Any:
         """The answer. Raises the exception that the daemon names, TimeoutError, or _LinkLost."""
-        answer, number = _Answer(), next(self._ids)
+        answer, number = queue.SimpleQueue(), next(self._ids)  # type: Any, int
         line = json.dumps(dict(fields, id=number, op=op)).encode() + b"\n"
         with self._lock:
             if self.lost or self.closing:
@@ -647,13 +613,15 @@ class _Link:
                     self.process.stdin.write(line)
             except OSError:
                 pass  # the reading thread comes to the end, too
-        answered = answer.done.wait(timeout)
-        self._waiting.pop(number, None)
-        if not answered:
-            raise TimeoutError("daoserver did not answer '%s' within %g s." % (op, timeout))
-        if answer.error is not None:
-            raise answer.error
-        return answer.value
+        try:
+            value, error = answer.get(timeout=timeout)
+        except queue.Empty:
+            raise TimeoutError("daoserver did not answer '%s' within %g s." % (op, timeout)) from None
+        finally:
+            self._waiting.pop(number, None)
+        if error is not None:
+            raise error
+        return value
 
     def close(self) -> None:
         """Ends the connection, and with it the private daemon, which is waited for and at last killed."""
@@ -712,7 +680,7 @@ class _Link:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         for answer in unanswered:
-            answer.finish(error=self._refusal or _LinkLost())
+            answer.put((None, self._refusal or _LinkLost()))
         if not self.closing:
             self._on_lost(self)
 
@@ -729,7 +697,7 @@ class _Link:
             self._refusal = error  # a private daemon that cannot start says why, and ends
         answer = self._waiting.get(number)
         if answer is not None:
-            answer.finish(message.get("ok"), error)
+            answer.put((message.get("ok"), error))
 
 
 def _addresses(host: str) -> List[str]:
@@ -758,8 +726,8 @@ def _same_host(one: str, other: str) -> bool:
 class DaoServer:
     """This machine's place in the cluster: lists the others, and gets their segments.
 
-    Methods may be called from any thread, at the same time, and before `start`. If the daemon goes away meanwhile (it may
-    be another program's), another is found or started, and it is asked again for every segment. After a fork, the
+    Methods may be called from any thread, at the same time, and before `start`. If the daemon goes away meanwhile (it
+    may be another program's), another is found or started, and it is asked again for every segment. After a fork, the
     child's copy holds nothing of the parent's, and connects by itself when it is used.
 
     What the methods raise: ConnectionError if Redis or the daemon cannot be reached, ValueError for a bad argument,
@@ -968,8 +936,8 @@ class DaoServer:
         link.close()
 
     def list_machines(self) -> List[Dict[str, Any]]:
-        """All registered machines: dictionaries with hostname, ip, role, last_connect (ISO 8601, UTC) and shm_segments, a
-        list of names."""
+        """All registered machines: dictionaries with hostname, ip, role, last_connect (ISO 8601, UTC) and
+        shm_segments, a list of names."""
         return self._call("list_machines")
 
     def get_remote_shm(self, hostname: str, shm_name: str, bidirectional: bool = False, transport: str = "zmq",
@@ -1034,9 +1002,9 @@ class DaoServer:
 
 
 def discover_redis(port: int = 6379, timeout: float = 0.3, max_workers: int = 64) -> List[Dict[str, Any]]:
-    """Looks for Redis servers at every address of the local /24 subnets: dictionaries with host, port, dao (is it one of
-    a cluster?) and machines (their names). timeout: seconds for one address; max_workers: addresses tried at the same
-    time, at most 256. Needs no daemon."""
+    """Looks for Redis servers at every address of the local /24 subnets: dictionaries with host, port, dao (is it one
+    of a cluster?) and machines (their names). timeout: seconds for one address; max_workers: addresses tried at the
+    same time, at most 256. Needs no daemon."""
     command = [_find_binary(), "discover", "--json", "--port", str(int(port)), "--timeout", str(float(timeout)),
                "--workers", str(min(int(max_workers), 256))]
     # Each address may take some steps of `timeout`, on a handful of subnets.

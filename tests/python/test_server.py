@@ -1,5 +1,5 @@
-"""The class DaoServer of scripts/daoServer.py, beside a daemon `alpha` that has the segments <tag>wfs, which is written,
-and <tag>dm.
+"""The class DaoServer of scripts/daoServer.py, beside a daemon `alpha` that has the segments <tag>wfs, which is
+written, and <tag>dm.
 
 Needs DAOSERVER, the program; TEST_DIR, a folder, with alpha's segments in its folder `alpha`; TEST_TAG, which begins
 every segment's name; TEST_REDIS, host:port.
@@ -76,7 +76,8 @@ class Case(unittest.TestCase):
 
     def server(self, **options):
         arguments = dict(redis_host=REDIS_HOST, redis_port=int(REDIS_PORT), hostname=self.name, role="minion",
-                         shm_dir=str(self.folder), base_pub_port=free_port(), advertise_ip="127.0.0.1", log_level="error")
+                         shm_dir=str(self.folder), base_pub_port=free_port(), advertise_ip="127.0.0.1",
+                         log_level="error")
         arguments.update(options)
         server = DaoServer(**arguments)
         self.cleanups.callback(server.stop)
@@ -99,9 +100,9 @@ class Case(unittest.TestCase):
 
     def daemon(self, *flags, **options):
         """An ordinary daemon of this test's name."""
-        line = [os.environ["DAOSERVER"], "--redis-host", REDIS_HOST, "--redis-port", str(options.get("port", REDIS_PORT)),
-                "--hostname", self.name, "--shm-dir", str(self.folder), "--base-pub-port", str(free_port()),
-                "--advertise-ip", "127.0.0.1", "--log-level", "error"] + list(flags)
+        line = [os.environ["DAOSERVER"], "--redis-host", REDIS_HOST,
+                "--redis-port", str(options.get("port", REDIS_PORT)), "--hostname", self.name,
+                "--shm-dir", str(self.folder), "--base-pub-port", str(free_port()), "--advertise-ip", "127.0.0.1", "--log-level", "error"] + list(flags)
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.cleanups.callback(self.end_daemon, process)
         while True:
@@ -229,7 +230,8 @@ class Alone(Case):
                              ("shm:s:dimensions", "[4]"), ("shm:s:dtype", "int16")):
             redis("SET", "dao:machines:silent:" + field, value)
             self.cleanups.callback(redis, "DEL", "dao:machines:silent:" + field)
-        with self.assertRaisesRegex(TimeoutError, "Remote server 'silent' did not start publishing SHM 's' within 0.5 s."):
+        sentence = "Remote server 'silent' did not start publishing SHM 's' within 0.5 s."
+        with self.assertRaisesRegex(TimeoutError, sentence):
             server.get_remote_shm("silent", "s", timeout=0.5)
         server.register_machine()
         self.assertTrue(self.registered())
@@ -248,7 +250,8 @@ class Alone(Case):
         other = self.other_redis()
         with self.server(role="master", redis_port=other) as server:
             self.assertEqual(server.register_machine()["role"], "master")
-            with self.server(role="minion", redis_port=other, hostname="second", shm_dir=tempfile.mkdtemp(dir=str(DIR))):
+            folder = tempfile.mkdtemp(dir=str(DIR))
+            with self.server(role="minion", redis_port=other, hostname="second", shm_dir=folder):
                 server.deregister_machine("second")
             self.assertEqual(server.cleanup_stale_machines(ttl_seconds=120), [])
 
