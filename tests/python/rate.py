@@ -14,9 +14,9 @@ from daoServer import Segment  # noqa: E402
 
 options = dict(option.split("=") for option in sys.argv[2:])
 spin = options.get("spin") == "yes"
-numbers, counters, whole, asked, returned = [], [], True, [], []
+numbers, whole, asked = [], True, []
 with Segment(sys.argv[1]) as segment:
-    begin = segment.counter
+    counters, returned = [segment.counter], [time.monotonic()]
     print("ready", file=sys.stderr, flush=True)
     while True:
         asked.append(time.monotonic())
@@ -27,18 +27,19 @@ with Segment(sys.argv[1]) as segment:
         numbers.append(int(frame.flat[0]))
         counters.append(segment.counter)
         whole = whole and bool((frame == frame.flat[0]).all())
-    end = segment.get_counter()
+    written = segment.get_counter() - counters[0]
 
-# Each hole: how many frames, and how long the wait was in which they passed, in milliseconds.
+# Each hole: how many frames were overwritten before we had them, and the milliseconds between the frames around it. A
+# mirror's daemon that was late writes several frames at once, so there a hole may be short.
 holes = [(counters[i] - counters[i - 1] - 1, 1e3 * (returned[i] - returned[i - 1]))
          for i in range(1, len(counters)) if counters[i] != counters[i - 1] + 1]
 print(json.dumps({
-    "seen": len(set(counters)),             # frames of this segment that were returned
-    "written": end - begin,                 # frames that were written into it meanwhile
-    "source": [numbers[0], numbers[-1], len(set(numbers))],
+    "seen": len(set(counters)) - 1,         # frames of this segment that were returned
+    "written": written,                     # frames that were written into it meanwhile
+    "source": [numbers[0], numbers[-1], len(set(numbers))],     # first, last, how many: of its source
     "whole": whole,
     "missed": sum(missed for missed, _ in holes),
     "holes": len(holes),
     "hole_ms": [round(length, 1) for _, length in sorted(holes, reverse=True)[:8]],
-    "own_ms_max": round(1e3 * max(b - a for a, b in zip(returned, asked[1:])), 2),
+    "own_ms_max": round(1e3 * max(b - a for a, b in zip(returned[1:], asked[1:])), 2),
 }))

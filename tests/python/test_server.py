@@ -102,7 +102,8 @@ class Case(unittest.TestCase):
         """An ordinary daemon of this test's name."""
         line = [os.environ["DAOSERVER"], "--redis-host", REDIS_HOST,
                 "--redis-port", str(options.get("port", REDIS_PORT)), "--hostname", self.name,
-                "--shm-dir", str(self.folder), "--base-pub-port", str(free_port()), "--advertise-ip", "127.0.0.1", "--log-level", "error"] + list(flags)
+                "--shm-dir", str(self.folder), "--base-pub-port", str(free_port()), "--advertise-ip", "127.0.0.1",
+                "--log-level", "error"] + list(flags)
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.cleanups.callback(self.end_daemon, process)
         while True:

@@ -26,25 +26,27 @@ follow() {
     printf '      %-22s %s\n' "$what" "$SEEN"
     check "$what: every frame is whole" same true "$(json 'd["whole"]' <<<"$SEEN")"
 }
-# enough: at least 99.9 % of the frames that were written into the segment
+# enough: at least 99.9 % of the frames that were written into the segment.
 enough() { same true "$(json 'd["seen"] >= 0.999 * d["written"]' <<<"$SEEN")"; }
-# explained: every frame that is missing was overwritten in a wait in which this process was not run for more than a
-# frame's time, and it took less than that for itself.
-explained() { same true "$(json 'd["seen"] + d["missed"] == d["written"]' <<<"$SEEN")"; }
+# counted: each frame was seen, or overwritten before the next look at the segment.
+counted() { same true "$(json 'd["seen"] + d["missed"] == d["written"]' <<<"$SEEN")"; }
 
-for depth in 1 8; do
+# A ring of 64 bridges pauses of 64 ms. With one frame, every pause of this process of more than a millisecond costs
+# one; what that comes to is printed, since it is the machine's, not the module's.
+for depth in 1 8 64; do
     wfs=${TAG}wfs$depth
     shm alpha create "$wfs" --shape 64x64 --dtype uint32 --depth "$depth" >/dev/null
     eventually 5 in_registry alpha "$wfs" || fail "$wfs is registered"
-    for spin in no yes; do
-        follow "local, depth $depth, spin $spin" alpha "$wfs" "$wfs" "spin=$spin"
-        check "... none is missing without a trace" explained
-        ((depth == 1)) || check "... at least 99.9 % of $count frames" enough
-    done
-    check "a mirror of it" get beta alpha "$wfs"
-    follow "mirror, depth $depth" beta "$(mirror alpha "$wfs")" "$wfs"
-    check "... none is missing without a trace" explained
-    printf '      %-22s %s\n' "... its daemon" "$(mirror_of beta alpha "$wfs" '[m["frames"], m["lost"]]')"
+    follow "segment, depth $depth" alpha "$wfs" "$wfs"
+    check "... each is seen or overwritten" counted
+    ((depth < 64)) || check "... at least 99.9 % of $count frames are seen" enough
 done
+wfs=${TAG}wfs1
+follow "segment, spinning" alpha "$wfs" "$wfs" spin=yes
+check "... each is seen or overwritten" counted
+check "a mirror" get beta alpha "$wfs"
+follow "mirror" beta "$(mirror alpha "$wfs")" "$wfs"
+check "... each is seen or overwritten" counted
+printf '      %-22s %s\n' "... its daemon" "$(mirror_of beta alpha "$wfs" '[m["frames"], m["lost"]]')"
 
 finish
