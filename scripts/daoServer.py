@@ -73,9 +73,9 @@ _BUSY_S = 1.0
 # Who waits without a time-out for frames of a file that is gone hears so after this, seconds. Less would be wrong
 # for a mirror whose daemon is replaced.
 _GONE_S = 10.0
-# Shortest and longest sleep on a semaphore, seconds: somebody else who waits on the same one may take our wake-up, and
-# then this is how late we are. Without a semaphore, the sleep between two looks.
-_SLICE_MIN_S, _SLICE_MAX_S, _POLL_S = 0.002, 0.1, 0.0005
+# Shortest and longest sleep on a semaphore, seconds; they grow with the wait. Somebody else who waits on the same one
+# may take our wake-up, and then this is how late we are. Without a semaphore, the sleep between two looks.
+_SLICE_MIN_S, _SLICE_MAX_S, _POLL_S = 0.001, 0.01, 0.0005
 
 # The C library twice: calls through _libc let other threads run meanwhile, calls through _libc_quick do not, which for
 # a copy of microseconds saves waiting for the interpreter's lock after it.
@@ -360,8 +360,9 @@ class Segment:
         check    False: the newest frame, at once. True: waits for a frame newer than the one returned last, at the
                  first call newer than at opening. Of a ring, one after the other, none missed while the ring has it.
         reform   False: as one axis.
-        semNb    the semaphore to wait on, 0 to 9. Programs that wait on the same one take each other's wake-ups; we
-                 then come up to 2 ms late at high rates. Without semaphores, it looks every half millisecond.
+        semNb    the semaphore to wait on, 0 to 9. Programs that wait on the same one take each other's wake-ups; then
+                 a frame comes late, by less than the wait so far and 10 ms. Without semaphores, it looks every half
+                 millisecond.
         timeout  seconds; then None. 0: for ever.
         spin     True: looks again and again without sleeping. Costs a core.
 
@@ -783,7 +784,7 @@ class DaoServer:
             return self._link
 
     def _connect(self) -> _Link:
-        deadline = time.monotonic() + _START_S
+        begun = time.monotonic()
         while True:
             link, control = self._join()
             if link is not None:
@@ -792,8 +793,9 @@ class DaoServer:
                 return self._spawn(control)
             except OSError as error:
                 # Another program was quicker, and its daemon answers in a moment; or a daemon is just ending.
-                busy = "is held by" in str(error) or "Another daemon of this machine" in str(error)
-                if not busy or time.monotonic() > deadline:
+                patience_s = (_START_S if "is held by" in str(error) else
+                              _END_S if "Another daemon of this machine" in str(error) else 0)
+                if time.monotonic() - begun > patience_s:
                     raise
             time.sleep(0.1)
 
@@ -874,7 +876,10 @@ class DaoServer:
     def _restored(self) -> bool:
         complete = True
         try:
-            link = self._connected()
+            with self._lock:
+                if not (self._started or self._leases):
+                    return True  # stopped meanwhile
+                link = self._connected()
             if self._started:
                 link.request("start", _ANSWER_S)
             for (hostname, name), bidirectional in list(self._leases.items()):

@@ -204,7 +204,7 @@ class Waiting(Case):
             self.assertEqual(segment.get_data(check=True, timeout=5)[0, 0], 3)
 
     def test_two_who_wait_on_one_semaphore_both_get_every_frame(self):
-        name = self.create("two")
+        name = self.create("two", "4x3", "float32", "--depth", 32)
         got = {}
 
         def follow(number):
@@ -217,7 +217,7 @@ class Waiting(Case):
         for thread in threads:
             thread.start()
         self.eventually(lambda: len(got) == 2)
-        shm("write", name, "--count", 20, "--rate", 10)
+        shm("write", name, "--count", 20, "--rate", 40)
         for thread in threads:
             thread.join(10)
         self.assertEqual(got, {0: list(range(1, 21)), 1: list(range(1, 21))})
@@ -327,8 +327,8 @@ class Trouble(Case):
         stop = threading.Event()
         frames = []
 
-        def follow(**options):
-            with Segment(str(path)) as segment:
+        def follow(segment, **options):
+            with segment:
                 while not stop.is_set():
                     try:
                         frames.append(segment.get_data(check=True, timeout=0.05, **options))
@@ -337,7 +337,8 @@ class Trouble(Case):
                     except OSError:
                         pass  # not whole for a second
 
-        threads = [threading.Thread(target=follow), threading.Thread(target=follow, kwargs={"spin": True})]
+        threads = [threading.Thread(target=follow, args=(Segment(str(path)),), kwargs=options)
+                   for options in ({}, {"spin": True})]
         for thread in threads:
             thread.start()
         for turn in range(300):
