@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -287,6 +287,107 @@ fn a_frame_that_comes_ends_the_wait_also_in_a_segment_that_was_replaced_meanwhil
     assert_eq!(child.wait_with_output().unwrap().stdout, [3, 3, 3]);
 }
 
+/// A reader that has begun: it makes the file of its times when it has taken its first look.
+fn reader_of(place: &Place, line: &str) -> Child {
+    let times = place.dir.join("times");
+    let _ = fs::remove_file(&times);
+    let mut command = place.command(&format!("{line} --times {}", times.display()));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !times.exists() {
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[test]
+fn many_new_frames_come_one_after_the_other_with_their_times() {
+    let place = Place::new();
+    // A ring, so that a reader that is late misses nothing.
+    place.ok("create @a --shape 3 --dtype uint32 --depth 1000");
+    place.ok("write @a --fill 7");
+    let child = reader_of(&place, "read @a --wait --count 200 --raw --timeout 20");
+    let mut writer = Ending(place.command("write @a --rate 2000").spawn().unwrap());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()));
+    let counters: Vec<u32> =
+        output.stdout.chunks(4).map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect();
+    assert_eq!(counters.len(), 600);
+    let frames: Vec<u32> = counters.chunks(3).map(|frame| frame[0]).collect();
+    assert!(counters.chunks(3).all(|frame| frame.iter().all(|pixel| *pixel == frame[0])));
+    assert!(frames[0] >= 2 && frames.windows(2).all(|pair| pair[1] == pair[0] + 1), "{frames:?}");
+    let times = fs::read_to_string(place.dir.join("times")).unwrap();
+    let times: Vec<(u32, i64)> = times
+        .lines()
+        .map(|line| line.split_once(' ').unwrap())
+        .map(|(counter, time)| (counter.parse().unwrap(), time.parse().unwrap()))
+        .collect();
+    assert_eq!(times.iter().map(|row| row.0).collect::<Vec<_>>(), frames);
+    assert!(times.windows(2).all(|pair| pair[0].1 <= pair[1].1) && times[0].1 > 1_500_000_000_000_000_000);
+
+    let lines = place.text("read @a --wait --count 3 --json");
+    let counters: Vec<u64> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["counter"].as_u64().unwrap())
+        .collect();
+    assert!(counters.len() == 3 && counters[1] == counters[0] + 1, "{counters:?}");
+    assert_eq!(
+        place.text("read @a --wait --count 2").lines().filter(|line| line.starts_with('#')).count(),
+        2
+    );
+    assert!(writer.0.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn frames_that_could_not_be_had_are_counted_and_said() {
+    let place = Place::new();
+    // No ring, and a frame that no pipe holds: while nobody takes the first one, its reader waits.
+    place.ok("create @a --shape 500x500 --dtype float64");
+    let mut child = reader_of(&place, "read @a --wait --count 2 --raw --timeout 20");
+    let mut out = child.stdout.take().unwrap();
+    place.ok("write @a");
+    let mut frames = vec![0; 1];
+    out.read_exact(&mut frames).unwrap();
+    place.ok("write @a --count 10");
+    out.read_to_end(&mut frames).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), frames.len()), (Some(0), 2 * 500 * 500 * 8));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "daoserver: 9 frames were written meanwhile and could not be had.\n");
+    let times = fs::read_to_string(place.dir.join("times")).unwrap();
+    let counters: Vec<&str> = times.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(counters, ["1", "11"]);
+}
+
+#[test]
+fn a_recording_ends_where_frames_stop_or_change_their_size_and_says_so() {
+    let place = Place::new();
+    place.ok("create @a --shape 2 --dtype uint8");
+    let why = place.fails("read @a --count 2", 2);
+    assert!(why.contains("--count needs --wait"), "{why}");
+    place.fails("read @a --wait --count 0", 2);
+    let why = place.fails("read @a --times /nonexistent/times", 1);
+    assert!(why.contains("Cannot write times to '/nonexistent/times'"), "{why}");
+
+    let mut child = reader_of(&place, "read @a --wait --count 1000000 --raw --timeout 1");
+    let mut first = [0; 2];
+    let mut out = child.stdout.take().unwrap();
+    while fs::read(place.dir.join("times")).unwrap().is_empty() {
+        place.ok("write @a --fill 9");
+    }
+    out.read_exact(&mut first).unwrap();
+    let why = failed(child.wait_with_output().unwrap(), 4);
+    assert!(first == [9, 9] && why.contains("No new frame"), "{why}");
+
+    let child = reader_of(&place, "read @a --wait --count 1000000 --raw --timeout 30");
+    while fs::read(place.dir.join("times")).unwrap().is_empty() {
+        place.ok("write @a --fill 9");
+    }
+    place.ok("create @a --shape 3 --dtype uint8");
+    place.ok("write @a --fill 9");
+    let why = failed(child.wait_with_output().unwrap(), 1);
+    assert!(why.contains("was 2 uint8 and is 3 uint8 now, after "), "{why}");
+}
+
 #[test]
 fn a_file_that_may_not_be_read_is_a_permission_error() {
     let place = Place::new();
@@ -313,5 +414,12 @@ fn a_reader_that_leaves_ends_watch_and_read_quietly() {
         place.command("read @a --json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(read.stdout.take());
     let output = read.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+    // One that has had enough of many frames.
+    place.ok("create @b --shape 2 --dtype uint8");
+    let mut child = reader_of(&place, "read @b --wait --count 1000000 --raw --timeout 30");
+    drop(child.stdout.take());
+    let _writer = Ending(place.command("write @b --rate 1000").spawn().unwrap());
+    let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }

@@ -116,9 +116,11 @@ pub static COMMANDS: &[Row] = &[
         &["daoserver shm write dm --fill 0", "daoserver shm write wfs --rate 1000 --count 5000",
           "daoserver shm write wfs --raw frames.bin --rate 500"]),
     row(Name::ShmRead, "shm read", &["NAME"],
-        "print a segment's newest frame",
-        "NAME is a name in --shm-dir, or a path.",
-        &["daoserver shm read dm", "daoserver shm read wfs --wait --timeout 5 --raw > frame.bin"]),
+        "print a segment's newest frame, or the next ones",
+        "NAME is a name in --shm-dir, or a path. With --count, the frames that were written meanwhile and could not be \
+         had are counted on standard error at the end.",
+        &["daoserver shm read dm", "daoserver shm read wfs --wait --timeout 5 --raw > frame.bin",
+          "daoserver shm read wfs --wait --count 1000 --raw --times times.txt > frames.bin"]),
     row(Name::ShmWatch, "shm watch", &["NAME"],
         "print rate, age, smallest, largest and mean value, once a second until interrupted",
         "NAME is a name in --shm-dir, or a path.", &["daoserver shm watch wfs"]),
@@ -194,7 +196,7 @@ pub enum Shm {
     Info { segment: PathBuf, json: bool },
     Create(Create),
     Write(Write),
-    Read { segment: PathBuf, format: Format, wait: Option<Duration> },
+    Read(Read),
     Watch { segment: PathBuf },
     Rm { segments: Vec<PathBuf> },
 }
@@ -220,6 +222,18 @@ pub struct Write {
     pub source: Source,
     pub rate_hz: Option<f64>,
     pub count: Option<u64>,
+}
+
+/// Frames to read.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Read {
+    pub segment: PathBuf,
+    pub format: Format,
+    /// For the next new frame, and so for each.
+    pub wait: Option<Duration>,
+    pub count: u64,
+    pub times: Option<PathBuf>,
 }
 
 /// Where frames come from.
@@ -295,11 +309,16 @@ impl Command {
                 rate_hz: typed.rate_hz,
                 count: typed.count,
             })),
-            Name::ShmRead => Command::Shm(Shm::Read {
+            Name::ShmRead if typed.count.is_some() && !typed.wait => {
+                return Err(usage(name, "--count needs --wait: it is the next so many frames"));
+            }
+            Name::ShmRead => Command::Shm(Shm::Read(Read {
                 segment: segment(0)?,
                 format: typed.format,
                 wait: typed.wait.then_some(timeout),
-            }),
+                count: typed.count.unwrap_or(1),
+                times: typed.raw_file.clone(),
+            })),
             Name::ShmWatch => Command::Shm(Shm::Watch { segment: segment(0)? }),
             Name::ShmRm => Command::Shm(Shm::Rm {
                 segments: (0..operands.len()).map(segment).collect::<Result<Vec<_>>>()?,

@@ -187,8 +187,15 @@ pub static FLAGS: &[Flag] = &[
     row("wait", None, Default::None, &[ShmRead],
         "wait for the next new frame",
         |t, _| on(&mut t.wait)),
+    row("count", Some("N"), Default::Text("1"), &[ShmRead],
+        "with --wait: the next N new frames, one after the other; with --json, a line each",
+        |t, v| some(&mut t.count, typed::whole(v, 1, u64::MAX))),
+    // The slot of `shm write --raw FILE`, which no reading command has.
+    row("times", Some("FILE"), Default::None, &[ShmRead],
+        "writes a line a frame: its counter, and when it was written, in ns since 1970",
+        |t, v| some(&mut t.raw_file, typed::path(v))),
     row("timeout", Some("S"), Default::Value("30"), &[ShmRead],
-        "longest wait for that frame, seconds",
+        "longest wait for each of these frames, seconds",
         |t, v| some(&mut t.timeout, typed::wait(v))),
 
     row("json", None, Default::None, &[Discover, List, Get, Status, Bench, ShmList, ShmInfo],

@@ -10,6 +10,7 @@ use crate::settings::Role;
 use crate::wire::record::Request;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Instant;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 /// Where an answer goes: a channel of the command's own.
@@ -26,8 +27,8 @@ pub enum Command {
     Remote(Vec<(StreamKey, RemoteFacts)>),
     /// Heartbeats of a segment's clients; `all`: of everybody who has one, not only of those we know.
     ClientAges { name: String, ages: Vec<ClientAge>, all: bool },
-    /// A client has said that it leaves.
-    ClientGone { name: String, client: String },
+    /// A client has said that it leaves, and had no heartbeat any more at that time.
+    ClientGone { name: String, client: String, known_at: Instant },
     /// The registry has lost what we wrote: all of it is to be written again.
     RegistryLost,
     /// Somebody wants a mirror; answered when it runs, or with why it cannot. The ticket tells askers apart.

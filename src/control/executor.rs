@@ -96,7 +96,7 @@ impl Executor {
                     crate::info!("{client} is silent and is no client of '{name}' any more");
                 }
             }
-            Command::ClientGone { name, client } => state.on_client_gone(&name, &client),
+            Command::ClientGone { name, client, known_at } => state.on_client_gone(&name, &client, known_at),
             Command::RegistryLost => state.on_registry_lost(),
             Command::Want { key, bidirectional, holder, facts, ticket, reply } => {
                 match state.on_want(key.clone(), bidirectional, holder, facts) {

@@ -366,13 +366,13 @@ fn on_release_hint(shared: &Shared, registry: &mut Registry, hint: &str) -> Resu
     if segment_name(name).is_err() || host_name(client).is_err() {
         return Ok(());
     }
-    let host = &shared.settings.hostname;
+    let (host, known_at) = (&shared.settings.hostname, Instant::now());
     let ages = registry.clients_with_heartbeat(host, name)?;
     if ages.iter().any(|entry| entry.client == client) {
         return Ok(());
     }
     shared.commands.offer(Command::ClientAges { name: name.to_owned(), ages, all: true })?;
-    shared.commands.offer(Command::ClientGone { name: name.to_owned(), client: client.to_owned() })
+    shared.commands.offer(Command::ClientGone { name: name.to_owned(), client: client.to_owned(), known_at })
 }
 
 /// `dao-client-hb-monitor`: the heartbeats of our clients, every fifteen seconds.

@@ -137,7 +137,10 @@ impl State {
             let mine = mine.filter(|record| answers(record, wanted));
             let of_python =
                 facts.records.first().filter(|record| record.extras.is_none() && !wanted.bidirectional);
-            if mine.is_none() {
+            // A record that we have not asked for may be about to go: its owner is just learning that we released it.
+            // A Python owner is left alone: it would make another publisher.
+            let unasked = wanted.asked_at.is_none() && mine.is_some_and(|record| record.extras.is_some());
+            if mine.is_none() || unasked {
                 let interval = if of_python.is_some() { limits::RECORD_TIMEOUT } else { ASK_INTERVAL };
                 // There is somebody to ask only while the segment is registered.
                 if facts.spec.is_some() && asked_before(interval) {

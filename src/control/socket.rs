@@ -13,6 +13,7 @@ use crate::wire::control::Op;
 use serde_json::Value;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -33,11 +34,13 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         let sentence = format!("Control socket {} is held by {holder}; stop it first.", path.display());
         return Err(Error::new(Kind::Os, sentence));
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(failed("the old one cannot be removed", error));
+    match fs::symlink_metadata(path) {
+        Ok(there) if !there.file_type().is_socket() => {
+            let sentence = format!("Control socket {}: something else is there; name another.", path.display());
+            return Err(Error::new(Kind::Os, sentence));
         }
-        _ => {}
+        Ok(_) => fs::remove_file(path).map_err(|error| failed("the old one cannot be removed", error))?,
+        Err(_) => {} // if it is more than missing, binding says so
     }
     let listener = process::with_umask(0o177, || UnixListener::bind(path));
     let listener = listener.map_err(|error| failed("it cannot be made", error))?;

@@ -176,10 +176,10 @@ impl State {
         evicted
     }
 
-    /// A client has left by itself.
-    pub fn on_client_gone(&mut self, name: &str, client: &str) {
+    /// A client has left by itself, as far as was known then. It may have asked again since.
+    pub fn on_client_gone(&mut self, name: &str, client: &str, known_at: Instant) {
         if let Some(clients) = self.clients.get_mut(name) {
-            clients.remove(client);
+            clients.retain(|other, known| other != client || known.asked_at > known_at);
             if clients.is_empty() {
                 self.clients.remove(name);
             }

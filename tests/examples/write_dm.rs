@@ -5,7 +5,7 @@ use daoserver::{DaoServer, Settings};
 fn main() -> daoserver::Result<()> {
     let settings = Settings { redis_host: "192.168.64.2".into(), ..Settings::here()? };
     let server = DaoServer::connect(settings)?;
-    let mut dm = server.get_remote_shm_bidirectional("rts-machine", "dm_commands")?;
+    let mut dm = server.get_remote_shm_bidirectional("rts", "dm")?;
     dm.write(&[0.01f32; 140])?;
     Ok(())
 }

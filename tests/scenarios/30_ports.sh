@@ -8,7 +8,7 @@ need_python
 cat >"$WORK/squat.py" <<'PYTHON'
 import os, random, socket, sys, threading
 while True:
-    base, held = random.randrange(20000, 31000), []
+    base, held = int(sys.argv[2]) + random.randrange(50), []
     try:
         # On all addresses, on one, and one that never listens.
         for offset, address, listen in ((0, "0.0.0.0", True), (1, "127.0.0.1", True), (2, "127.0.0.1", False), (4, "127.0.0.1", True)):
@@ -23,7 +23,7 @@ with open(sys.argv[1] + ".new", "w") as file: file.write(str(base))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 threading.Event().wait()
 PYTHON
-python3 "$WORK/squat.py" "$WORK/base" &
+python3 "$WORK/squat.py" "$WORK/base" "$(free_port)" &
 PIDS+=("$!")
 eventually 10 test -e "$WORK/base" || fail "somebody takes ports"
 base=$(cat "$WORK/base")

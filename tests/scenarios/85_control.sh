@@ -31,6 +31,19 @@ for seed in 1 2 3 4; do
 done
 check "... and the daemon is well" at beta status
 
+# second FLAGS...: another daemon of beta's name, in its directory.
+second() {
+    "$DAOSERVER" --redis-host 127.0.0.1 --redis-port "$REDIS_PORT" --hostname beta --shm-dir "$WORK/beta" --advertise-ip 127.0.0.1 "$@"
+}
+check "a second daemon is told who holds the socket" \
+    fails 1 "is held by the running daemon of 'beta' (process ${DAEMON[beta]}); stop it first." second
+check "... and one at another socket who has the name" fails 1 "Another daemon of this machine is 'beta'" second --control "$WORK/other.sock"
+check "... and leaves no socket behind" test ! -e "$WORK/other.sock"
+echo precious >"$WORK/file"
+check "what is no socket is left alone" fails 1 "something else is there; name another." second --control "$WORK/file"
+check "... as it was" same precious "$(cat "$WORK/file")"
+check "... and the first one runs" at beta status
+
 # stdio NAME: flags of a private daemon of that name.
 stdio() {
     mkdir -p "$WORK/$1"
@@ -86,9 +99,9 @@ EOP
 PIDS+=("$!")
 check "a lease" eventually 5 test -e "$(mirror_file beta alpha "$x")"
 kill_daemon beta KILL
-check "... whose daemon is killed leaves a mirror" test -e "$(mirror_file beta alpha "$x")"
+check "... whose daemon is killed leaves a mirror and a socket, which its successor replaces" test -e "$(mirror_file beta alpha "$x")" -a -e "$beta"
 start_daemon beta
-check "... that its successor removes when nobody asks again" eventually 20 test ! -e "$(mirror_file beta alpha "$x")"
+check "... and the mirror goes when nobody asks for it again" eventually 20 test ! -e "$(mirror_file beta alpha "$x")"
 
 check "stop over the socket ends the daemon" control stop "$beta"
 check "... with its entry in the registry" eventually 3 same "" "$(redis --scan --pattern 'dao:machines:beta:*')"

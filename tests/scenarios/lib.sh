@@ -4,7 +4,10 @@ set -u
 
 DAOSERVER=$(realpath "${DAOSERVER:-$(dirname "${BASH_SOURCE[0]}")/../../target/debug/daoserver}")
 export DAOSERVER
+REPOSITORY=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/daoserver-scenario.XXXXXX")
+# What is asked all the time must be cheap: a wrapper around python3, as pyenv has, takes three times as long as Python.
+interpreter=$(python3 -ISc 'import sys; print(sys.executable)' 2>/dev/null) && PATH=$(dirname "$interpreter"):$PATH
 PASSED=0
 FAILED=0
 # Processes that this scenario started, and commands that undo the rest, last first.
@@ -82,11 +85,12 @@ eventually() {
     done
 }
 
-# A TCP port that nobody listens on now.
+# A TCP port that nobody listens on now. Scenarios that run at the same time are given a range each (PORTS_FROM, PORTS):
+# what is free now must still be so when it is used. The last hundred are for who counts on from such a port.
 free_port() {
     local port
     while :; do
-        port=$((20000 + RANDOM % 12000))
+        port=$((${PORTS_FROM:-20000} + RANDOM % (${PORTS:-12000} - 100)))
         (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
     done
     echo "$port"
@@ -95,22 +99,31 @@ free_port() {
 # start_redis [PORT]: a Redis of our own, empty; sets REDIS_PORT and REDIS_PID.
 start_redis() {
     command -v redis-server >/dev/null || skip "redis-server is not installed"
-    REDIS_PORT=${1:-$(free_port)}
-    mkdir -p "$WORK/redis"
-    redis-server --port "$REDIS_PORT" --bind 127.0.0.1 --save "" --appendonly no --dir "$WORK/redis" \
-        >"$WORK/redis.log" 2>&1 &
-    REDIS_PID=$!
-    PIDS+=("$REDIS_PID")
-    eventually 5 redis-cli -p "$REDIS_PORT" ping || {
-        echo "Redis did not start on port $REDIS_PORT"
-        exit 1
-    }
+    local again
+    for again in 1 2 3; do
+        REDIS_PORT=${1:-$(free_port)}
+        mkdir -p "$WORK/redis"
+        redis-server --port "$REDIS_PORT" --bind 127.0.0.1 --save "" --appendonly no --dir "$WORK/redis" \
+            >"$WORK/redis.log" 2>&1 &
+        REDIS_PID=$!
+        PIDS+=("$REDIS_PID")
+        eventually 5 redis_decided && kill -0 "$REDIS_PID" 2>/dev/null && return
+    done
+    echo "Redis did not start on port $REDIS_PORT ($again times)"
+    exit 1
+}
+# It answers, and not another that was faster to take the port; or it has given up.
+redis_decided() {
+    redis-cli -p "$REDIS_PORT" info server | grep -q "^process_id:${REDIS_PID}[^0-9]*$" || ! kill -0 "$REDIS_PID"
 }
 
 redis() { on redis redis-cli -h "$REDIS_IP" -p "$REDIS_PORT" "$@"; }
 
 # machines NAMES...: each with namespaces of its own for network, mounts (/dev/shm) and host name, on two networks:
 # 10.78.1.0/24, where a Redis of the machine `redis` is, and 10.78.2.0/24 for the frames. Every helper below works there.
+# So that examples of a manual can be run as they are written: CONTROL_NET and REDIS_NUMBER give Redis another address
+# than 10.78.1.1; OWN_TMP=yes gives each machine a /tmp, empty but for what the scenario itself has there.
+CONTROL_NET=10.78.1 REDIS_NUMBER=1 OWN_TMP=no
 machines() {
     local name number=2 ns=dao$$
     [[ $(id -u) == 0 ]] || skip "network namespaces need root"
@@ -120,17 +133,18 @@ machines() {
         ip -n "$ns-redis" link add "$bridge" type bridge 2>"$WORK/ip.log" || skip "no bridge: $(cat "$WORK/ip.log")"
         ip -n "$ns-redis" link set "$bridge" up
     done
-    ip -n "$ns-redis" address add 10.78.1.1/24 dev control
+    ip -n "$ns-redis" address add "$CONTROL_NET.$REDIS_NUMBER/24" dev control
     hold redis "$ns-redis"
     for name in "$@"; do
+        ((number != REDIS_NUMBER)) || number=$((number + 1))
         network_namespace "$ns-$name"
-        wire "$ns" "$name" control "10.78.1.$number"
+        wire "$ns" "$name" control "$CONTROL_NET.$number"
         wire "$ns" "$name" frames "10.78.2.$number"
         hold "$name" "$ns-$name"
         ADDRESS[$name]=10.78.2.$number
         number=$((number + 1))
     done
-    REDIS_IP=10.78.1.1 REDIS_PORT=6379
+    REDIS_IP=$CONTROL_NET.$REDIS_NUMBER REDIS_PORT=6379
     mkdir -p "$WORK/redis"
     launch redis "$WORK/redis.log" redis-server --port "$REDIS_PORT" --bind "$REDIS_IP" --protected-mode no --save "" \
         --appendonly no --dir "$WORK/redis"
@@ -154,12 +168,37 @@ wire() { # wire PREFIX NAME BRIDGE ADDRESS
 cut_link() { ip -n "dao$$-redis" link set "frames-$1" "$2"; }
 
 hold() { # hold NAME NAMESPACE
+    local kept=()
+    [[ $OWN_TMP == yes ]] && mapfile -t kept < <(below_tmp)
+    # What is to stay is put aside, into the new /dev/shm, while a new /tmp is laid over the old one.
     # shellcheck disable=SC2016 # the inner shell expands it
-    ip netns exec "$2" unshare --mount --uts sh -c \
-        'mount -t tmpfs none /dev/shm && hostname "$1" && : >"$2" && exec sleep 1000000' sh "$1" "$WORK/held.$1" 2>"$WORK/hold.log" &
+    ip netns exec "$2" unshare --mount --uts bash -ec 'name=$1 held=$2 own_tmp=$3
+        shift 3
+        mount -t tmpfs none /dev/shm
+        hostname "$name"
+        if [[ $own_tmp == yes ]]; then
+            for path in "$@"; do mkdir -p "/dev/shm/kept$path" && mount --bind "$path" "/dev/shm/kept$path"; done
+            mount -t tmpfs -o mode=1777 none /tmp
+            for path in "$@"; do mkdir -p "$path" && mount --move "/dev/shm/kept$path" "$path"; done
+            rm -r /dev/shm/kept 2>/dev/null || (($# == 0))
+        fi
+        : >"$held"
+        exec sleep 1000000' bash "$1" "$WORK/held.$1" "$OWN_TMP" ${kept[@]+"${kept[@]}"} 2>"$WORK/hold.log" &
     HOLDER[$1]=$!
     PIDS+=("$!")
     eventually 5 test -e "$WORK/held.$1" || skip "no namespaces: $(cat "$WORK/hold.log")"
+}
+
+# The directories below /tmp that a scenario needs everywhere: its own, the repository, the programs; none in another.
+below_tmp() {
+    local path last=/nowhere
+    for path in "$WORK" "$REPOSITORY" "$(dirname "$DAOSERVER")"; do
+        [[ $path == /tmp/?* ]] && echo "$path"
+    done | sort | while read -r path; do
+        [[ $path/ == "$last"/* ]] && continue
+        echo "$path"
+        last=$path
+    done
 }
 
 # on NAME COMMAND...: on that machine, if it is one that `machines` made.
@@ -249,7 +288,7 @@ need_python() { command -v python3 >/dev/null || skip "python3 is not installed"
 
 # json EXPRESSION: the value of a Python expression of `d`, the JSON on standard input. Text and numbers bare.
 json() {
-    python3 -c 'import json, sys
+    python3 -ISc 'import json, sys
 d = json.load(sys.stdin)
 value = eval(sys.argv[1])
 print(value if isinstance(value, str) else json.dumps(value))' "$1"
@@ -272,7 +311,7 @@ get_both() { at "$1" get "$2" "$3" --bidirectional; }
 
 # value HOST NAME: the first element of a segment of one axis. has HOST NAME VALUE: it is that.
 value() { shm "$1" read "$2" --json | json 'd["data"][0]'; }
-has() { python3 -c 'import sys; sys.exit(float(sys.argv[1]) != float(sys.argv[2]))' "$(value "$1" "$2")" "$3"; }
+has() { python3 -ISc 'import sys; sys.exit(float(sys.argv[1]) != float(sys.argv[2]))' "$(value "$1" "$2")" "$3"; }
 
 # put HOST NAME VALUE: writes one frame, all elements of which are VALUE.
 put() { shm "$1" write "$2" --fill "$3"; }

@@ -41,7 +41,7 @@ end_peer() {
 
 # said NAME EXPRESSION: of what a peer has said: `lines` is all of it, `last(EVENT, SEGMENT)` the last such line or {}.
 said() {
-    python3 -c 'import json, sys
+    python3 -ISc 'import json, sys
 lines = [json.loads(line) for line in open(sys.argv[1]) if line.endswith("\n")]
 def last(event, segment=None):
     found = [l for l in lines if l["event"] == event and segment in (None, l.get("segment"))]

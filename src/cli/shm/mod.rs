@@ -28,7 +28,7 @@ pub fn run(asked: &Shm, shm_dir: &Path) -> Result<()> {
         Shm::Info { segment, json } => info::info(segment, *json),
         Shm::Create(asked) => create::run(asked),
         Shm::Write(asked) => write::run(asked),
-        Shm::Read { segment, format, wait } => read::run(segment, *format, *wait),
+        Shm::Read(asked) => read::run(asked),
         Shm::Watch { segment } => watch::run(segment),
         Shm::Rm { segments } => remove(segments),
     }
