@@ -31,6 +31,12 @@ pub const COMMAND_QUEUE: usize = 256;
 /// Ports tried above `--base-pub-port` before giving up.
 pub const PORTS_TRIED: u16 = 4_096;
 
+/// Bytes of frames that a one-way mirror holds, where its layout has rings: a reader that is late by a few frames misses
+/// none.
+pub const MIRROR_RING_BYTES: usize = 1 << 20;
+/// Frames in it at most.
+pub const MIRROR_DEPTH_MAX: usize = 64;
+
 /// Descriptors kept free: libzmq aborts the process when it runs out of them, so streams are refused before.
 pub const DESCRIPTORS_SPARE: u64 = 64;
 /// Descriptors that one stream may need: a socket, its mailbox, its mapping, some connections.

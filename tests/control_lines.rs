@@ -91,7 +91,8 @@ proptest! {
 
 #[test]
 fn deep_nesting_ends_soon() {
-    for line in ["[".repeat(1 << 20), "{\"a\":".repeat(200_000), format!("{{\"id\": {}", "[".repeat(100_000))] {
+    for line in ["[".repeat(1 << 20), "{\"a\":".repeat(200_000), format!("{{\"id\": {}", "[".repeat(100_000))]
+    {
         assert!(parse_line(&line).op.unwrap_err().message.starts_with("No JSON at column "));
     }
 }

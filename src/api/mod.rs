@@ -28,6 +28,7 @@ use crate::control::operations::{self, Caller};
 use crate::daemon::Daemon;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log;
 use crate::os::process;
 use crate::os::threads::Stop;
 use crate::settings::Settings;
@@ -325,7 +326,9 @@ impl Answers for Inner {
             Op::Start | Op::RegisterMachine => {
                 self.begin()?;
                 let me = self.call(op)?;
-                eprintln!("{}", Machine::of(&me).ready_line());
+                if log::enabled(log::Level::Info) {
+                    eprintln!("{}", Machine::of(&me).ready_line());
+                }
                 Ok(me)
             }
             Op::Stop => {

@@ -10,8 +10,8 @@ use crate::settings::Role;
 use crate::wire::record::Request;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Instant;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Instant;
 
 /// Where an answer goes: a channel of the command's own.
 pub type Reply<T> = SyncSender<Result<T>>;

@@ -444,7 +444,8 @@ impl Executor {
         let mirror = |(key, wanted): (&StreamKey, &Wanted)| MirrorMemory {
             key: key.clone(),
             bidirectional: wanted.bidirectional,
-            leased: !wanted.holders.contains(&Holder::Kept),
+            kept: wanted.holders.contains(&Holder::Kept),
+            leases: wanted.leases(),
         };
         let mirrors: Vec<MirrorMemory> = established.map(mirror).collect();
         let ports = state.ports.clone();

@@ -9,7 +9,7 @@ use crate::control::loops::Shared;
 use crate::control::registration;
 use crate::control::registry::Registry;
 use crate::control::roles;
-use crate::control::state::{Holder, LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey, Wanted};
+use crate::control::state::{Holder, LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
@@ -308,7 +308,7 @@ fn status(shared: &Shared) -> Value {
             entry.insert("hostname".into(), json!(key.0));
             entry.insert("shm".into(), json!(key.1));
             entry.insert("kept".into(), json!(wanted.holders.contains(&Holder::Kept)));
-            entry.insert("leases".into(), json!(leases(wanted)));
+            entry.insert("leases".into(), json!(wanted.leases()));
             Value::Object(entry)
         })
         .collect();
@@ -332,11 +332,6 @@ fn status(shared: &Shared) -> Value {
         "mirrors": mirrors,
         "counters": counters,
     })
-}
-
-/// How many hold it until they end.
-fn leases(wanted: &Wanted) -> usize {
-    wanted.holders.iter().filter(|holder| **holder != Holder::Kept).count()
 }
 
 /// What each client wrote back into a segment of ours.

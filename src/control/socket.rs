@@ -20,12 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Binds the control socket. One that a dead daemon has left is replaced; one on which a daemon answers is not.
-pub fn bind(path: &Path) -> Result<UnixListener> {
-    let failed = |what: &str, error: std::io::Error| {
-        Error::new(Kind::Os, format!("Control socket {}: {what}: {error}.", path.display()))
-    };
-    // Who listens holds it, even if it is stopped and does not answer.
+/// Is this control socket free to be bound? Who listens holds it, even if it is stopped and does not answer.
+pub fn check_free(path: &Path) -> Result<()> {
     if UnixStream::connect(path).is_ok() {
         let holder = match client::ping(path) {
             Ok(there) => format!("the running daemon of '{}' (process {})", there.hostname, there.pid),
@@ -34,9 +30,18 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         let sentence = format!("Control socket {} is held by {holder}; stop it first.", path.display());
         return Err(Error::new(Kind::Os, sentence));
     }
+    Ok(())
+}
+
+/// Binds the control socket. One that a dead daemon has left is replaced.
+pub fn bind(path: &Path) -> Result<UnixListener> {
+    let failed = |what: &str, error: std::io::Error| {
+        Error::new(Kind::Os, format!("Control socket {}: {what}: {error}.", path.display()))
+    };
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
-            let sentence = format!("Control socket {}: something else is there; name another.", path.display());
+            let sentence =
+                format!("Control socket {}: something else is there; name another.", path.display());
             return Err(Error::new(Kind::Os, sentence));
         }
         Ok(_) => fs::remove_file(path).map_err(|error| failed("the old one cannot be removed", error))?,

@@ -300,7 +300,7 @@ fn a_mirror_of_a_python_owner_that_missed_its_only_frame_asks_again() {
 #[test]
 fn nobody_is_asked_for_a_segment_that_is_not_registered() {
     let (mut state, now) = (state(), Instant::now());
-    state.on_remembered(key(), false, false, Instant::now());
+    state.on_remembered(key(), false, true, 0, Instant::now());
     assert!(state.reconcile(now).is_empty(), "nothing is known yet");
     state.on_remote(key(), RemoteFacts::default());
     assert!(state.reconcile(now).is_empty());
@@ -477,14 +477,26 @@ fn a_kept_mirror_outlives_leases_and_a_leased_one_outlives_its_release() {
 fn leases_of_an_earlier_run_end_unless_somebody_asks_again() {
     let (mut state, now) = (state(), Instant::now());
     let other = ("owner".to_owned(), "dm".to_owned());
-    state.on_remembered(key(), false, true, now);
-    state.on_remembered(other.clone(), true, true, now);
+    state.on_remembered(key(), false, false, 1, now);
+    state.on_remembered(other.clone(), true, false, 1, now);
     assert_eq!(state.on_want(key(), false, Holder::Lease(1), facts(&[])), Ok(true));
     state.expire_leases(now + limits::LEASE_GRACE / 2);
     assert_eq!(state.wanted.len(), 2);
     state.expire_leases(now + limits::LEASE_GRACE);
     assert_eq!(state.wanted.keys().collect::<Vec<_>>(), [&key()]);
     assert_eq!(state.traces, BTreeSet::from([other]));
+}
+
+#[test]
+fn a_lease_that_is_taken_up_again_ends_when_its_holder_does() {
+    let (mut state, now) = (state(), Instant::now());
+    state.on_remembered(key(), false, false, 2, now);
+    state.on_want(key(), false, Holder::Lease(1), facts(&[])).unwrap();
+    state.on_caller_gone(1);
+    assert_eq!(state.wanted[&key()].leases(), 1, "the other may still come");
+    state.on_want(key(), false, Holder::Lease(2), facts(&[])).unwrap();
+    state.on_caller_gone(2);
+    assert!(state.wanted.is_empty());
 }
 
 #[test]
