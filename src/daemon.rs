@@ -19,6 +19,7 @@ use crate::settings::{Role, Settings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// A running daemon. It stands in the registry once somebody asks for it.
@@ -114,7 +115,7 @@ impl Daemon {
         let late = self.command.join_within(left()).err();
         // 2. Redis forgets us. One that has stopped answering is not waited for (and a thread that is late waits for
         // just that): a master cleans up.
-        let registered = self.shared.is_registered();
+        let registered = self.shared.entered.load(Relaxed);
         if registered && self.shared.health.get().is_ok() && late.is_none() && late_threads.is_empty() {
             let forgotten = self.registry.deregister_self(&host);
             let role = lock(&self.shared.state).me.role;

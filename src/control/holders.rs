@@ -8,14 +8,14 @@ use crate::naming::mirror_name;
 use std::time::Instant;
 
 impl State {
-    /// Somebody wants a mirror. Returns whether he is a new holder of it.
+    /// Somebody wants a mirror. Returns whether he is a new holder of it, and whether he is the first who wants to write.
     pub fn on_want(
         &mut self,
         key: StreamKey,
         bidirectional: bool,
         holder: Holder,
         facts: RemoteFacts,
-    ) -> Result<bool> {
+    ) -> Result<(bool, bool)> {
         let path_name = mirror_name(&key.0, &key.1);
         if let Some(other) =
             self.wanted.keys().find(|other| **other != key && mirror_name(&other.0, &other.1) == path_name)
@@ -31,6 +31,7 @@ impl State {
         }
         // One-way and asked for again as bidirectional: it becomes so. Never the other way round: somebody writes.
         let wanted = self.wanted.entry(key.clone()).or_default();
+        let raised = bidirectional && !wanted.bidirectional;
         wanted.bidirectional |= bidirectional;
         let new = wanted.holders.insert(holder);
         if new && holder != Holder::Kept {
@@ -42,7 +43,7 @@ impl State {
             self.mirrors.remove(&key);
         }
         self.remote.insert(key, facts);
-        Ok(new)
+        Ok((new, raised))
     }
 
     /// A mirror of an earlier run, which was kept, or had leases, or both.
@@ -66,13 +67,14 @@ impl State {
         self.let_go(key, |wanted| wanted.holders.retain(|other| *other != holder));
     }
 
-    /// Somebody releases a mirror: his lease if he has one of it, else for those without. Returns how many still hold
-    /// it; `None`: there is no such mirror.
-    pub fn on_release(&mut self, key: &StreamKey, caller: u64) -> Option<usize> {
+    /// Somebody releases a mirror: his lease if he has one of it, else, if he may, for those without. Returns how many
+    /// still hold it; `None`: there is no such mirror.
+    pub fn on_release(&mut self, key: &StreamKey, caller: u64, kept_too: bool) -> Option<usize> {
         let holders = &self.wanted.get(key)?.holders;
         let leases = [Holder::Lease(caller), Holder::Inside(caller)];
         match leases.into_iter().find(|lease| holders.contains(lease)) {
             Some(lease) => self.on_abandon(key, lease),
+            None if !kept_too => {}
             None => self.let_go(key, |wanted| {
                 wanted.holders.remove(&Holder::Kept);
                 wanted.earlier_leases = 0; // they have not come back, and cannot release it

@@ -2,7 +2,7 @@
 //! connection has a thread, so that one that waits for a stream holds up no other.
 
 use crate::control::client;
-use crate::control::conversation::{Answers, converse};
+use crate::control::conversation::{Answers, OneLess, converse};
 use crate::control::loops::Shared;
 use crate::control::operations::{self, Caller};
 use crate::error::{Error, Kind, Result};
@@ -35,6 +35,7 @@ pub fn check_free(path: &Path) -> Result<()> {
 
 /// Binds the control socket. One that a dead daemon has left is replaced.
 pub fn bind(path: &Path) -> Result<UnixListener> {
+    check_free(path)?;
     let failed = |what: &str, error: std::io::Error| {
         Error::new(Kind::Os, format!("Control socket {}: {what}: {error}.", path.display()))
     };
@@ -75,10 +76,10 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                     &name,
                     stop.clone(),
                     move |stop| {
+                        let _one_less = OneLess(&count);
                         if let Err(error) = talk(stream, &shared, stop) {
                             crate::debug!("the connection ended: {error}");
                         }
-                        count.fetch_sub(1, Ordering::Relaxed);
                     },
                     |_| (),
                 );
@@ -108,11 +109,11 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
 const CONNECTIONS_END: Duration = Duration::from_millis(500);
 
 fn talk(stream: UnixStream, shared: &Arc<Shared>, stop: &Stop) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_nonblocking(true)?;
     let caller = Arc::new(Caller::new(false));
-    let over = || stop.is_set();
-    let result = converse(&stream, stream.try_clone()?, &stream, Arc::clone(shared), &caller, &over);
+    let ended = stop.clone();
+    let over = move || ended.is_set();
+    let result = converse(&stream, stream.try_clone()?, &stream, Arc::clone(shared), &caller, over);
     // A daemon that stops remembers the leases of who is still there: he may ask its successor.
     if !stop.is_set() || poll::deserted(&stream) {
         caller.leave(shared);

@@ -23,6 +23,11 @@ pub fn readable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
     Ok(poll(descriptor, libc::POLLIN, time)? != 0)
 }
 
+/// Waits until a write would not block, or a connection is made or refused. `false`: not in this time.
+pub fn writable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
+    Ok(poll(descriptor, libc::POLLOUT, time)? != 0)
+}
+
 /// Can nobody read any more what is written here? One that has only ended its own sending can.
 pub fn deserted(descriptor: &impl AsFd) -> bool {
     poll(descriptor, 0, Duration::ZERO).is_ok_and(|events| events & (libc::POLLHUP | libc::POLLERR) != 0)
