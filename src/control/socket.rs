@@ -49,7 +49,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         Err(_) => {} // if it is more than missing, binding says so
     }
     let listener = process::with_umask(0o177, || UnixListener::bind(path));
-    let listener = listener.map_err(|error| failed("it cannot be made", error))?;
+    let listener = listener.map_err(|error| failed("it cannot be made (--control names another)", error))?;
     listener.set_nonblocking(true).map_err(|error| failed("it cannot be used", error))?;
     Ok(listener)
 }
