@@ -19,7 +19,8 @@ use crate::settings::{Role, Settings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 /// A running daemon. It stands in the registry once somebody asks for it.
 pub struct Daemon {
@@ -42,22 +43,28 @@ impl Daemon {
             );
             return Err(Error::new(Kind::Os, sentence));
         }
-        // 1. The control socket: whoever holds it is this machine's daemon.
+        // 1. The name and the control socket: whoever holds them is this machine's daemon.
+        socket::check_free(&settings.control_path())?;
+        let redis = redis_socket(&settings)?;
+        let name = take_name(&settings, redis)?;
         let listener = socket::bind(&settings.control_path())?;
-        let started = Self::start_bound(settings.clone(), listener);
+        let started = Self::start_bound(settings.clone(), redis, name, listener);
         if started.is_err() {
             let _ = std::fs::remove_file(settings.control_path());
         }
         started
     }
 
-    fn start_bound(settings: Settings, listener: UnixListener) -> Result<Daemon> {
+    fn start_bound(
+        settings: Settings,
+        redis: SocketAddr,
+        name: NameLock,
+        listener: UnixListener,
+    ) -> Result<Daemon> {
         // 2. Redis: who we are.
         let health = Arc::new(Health::default());
         let mut registry = Registry::new(&settings, Arc::clone(&health));
         registry.time_ns()?;
-        let redis = redis_socket(&settings)?;
-        let name = take_name(&settings, redis)?;
         let ip = own_ip(&settings, redis)?;
         let role = roles::expected(&mut registry, &settings.hostname, settings.role)?;
         let (memory, remembered) = Memory::open(&settings.control_path());
@@ -109,7 +116,7 @@ impl Daemon {
         let late = self.command.join_within(left()).err();
         // 2. Redis forgets us. One that has stopped answering is not waited for (and a thread that is late waits for
         // just that): a master cleans up.
-        let registered = self.shared.is_registered();
+        let registered = self.shared.entered.load(Relaxed);
         if registered && self.shared.health.get().is_ok() && late.is_none() && late_threads.is_empty() {
             let forgotten = self.registry.deregister_self(&host);
             let role = lock(&self.shared.state).me.role;
@@ -128,10 +135,17 @@ impl Daemon {
     }
 }
 
-/// Two daemons of one name would take each other's entries in the registry for their own.
+/// Two daemons of one name would take each other's entries in the registry for their own. One that is just stopping is
+/// waited for.
 fn take_name(settings: &Settings, redis: SocketAddr) -> Result<NameLock> {
     let host = &settings.hostname;
-    match NameLock::take(&format!("daoserver:{host}:{redis}")) {
+    let deadline = Instant::now() + limits::STOP_TIMEOUT;
+    let mut taken = NameLock::take(&format!("daoserver:{host}:{redis}"));
+    while matches!(taken, Ok(None)) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+        taken = NameLock::take(&format!("daoserver:{host}:{redis}"));
+    }
+    match taken {
         Ok(Some(name)) => Ok(name),
         Ok(None) => {
             let address = settings.redis_address();
@@ -168,10 +182,15 @@ fn start_guard(context: &zmq::Context, settings: &Settings, shared: &Arc<Shared>
 
 /// Redis' IPv4 address.
 fn redis_socket(settings: &Settings) -> Result<SocketAddr> {
-    let (host, port) = (settings.redis_host.as_str(), settings.redis_port);
-    let found = (host, port).to_socket_addrs();
+    let found = (settings.redis_host.as_str(), settings.redis_port).to_socket_addrs();
     let address = found.ok().and_then(|mut addresses| addresses.find(SocketAddr::is_ipv4));
-    address.ok_or_else(|| Error::new(Kind::Os, format!("Redis' host {host} has no IPv4 address.")))
+    address.ok_or_else(|| {
+        let redis = settings.redis_address();
+        Error::new(
+            Kind::Connection,
+            format!("Cannot connect to Redis at {redis}: the host has no IPv4 address."),
+        )
+    })
 }
 
 /// The address in the registry: the one given, else the local one of the connection to Redis.
@@ -206,6 +225,6 @@ fn restore(state: &mut State, remembered: Remembered) {
     }
     for mirror in remembered.mirrors {
         crate::info!("the mirror of '{}' of {} is wanted from before", mirror.key.1, mirror.key.0);
-        state.on_remembered(mirror.key, mirror.bidirectional, mirror.leased, now);
+        state.on_remembered(mirror.key, mirror.bidirectional, mirror.kept, mirror.leases, now);
     }
 }

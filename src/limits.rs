@@ -20,6 +20,10 @@ pub const CONTROL_LINE_BYTES_MAX: usize = 1 << 20;
 pub const CONTROL_CONNECTIONS_MAX: usize = 64;
 /// Streams and scans that are waited for over one connection at the same time; each has a thread.
 pub const CONTROL_LANES_MAX: usize = 64;
+/// The same over all connections.
+pub const LANES_MAX: usize = 256;
+/// Bytes of a request's id, as JSON: it is kept until the answer.
+pub const CONTROL_ID_BYTES_MAX: usize = 1_024;
 /// A lease from before a restart is kept so long for its holder to ask again.
 pub const LEASE_GRACE: Duration = Duration::from_secs(10);
 /// Clients of one segment that an owner keeps.
@@ -30,6 +34,12 @@ pub const MIRRORS_MAX: usize = 1_024;
 pub const COMMAND_QUEUE: usize = 256;
 /// Ports tried above `--base-pub-port` before giving up.
 pub const PORTS_TRIED: u16 = 4_096;
+
+/// Bytes of frames that a one-way mirror holds, where its layout has rings: a reader that is late by a few frames misses
+/// none.
+pub const MIRROR_RING_BYTES: usize = 1 << 20;
+/// Frames in it at most.
+pub const MIRROR_DEPTH_MAX: usize = 64;
 
 /// Descriptors kept free: libzmq aborts the process when it runs out of them, so streams are refused before.
 pub const DESCRIPTORS_SPARE: u64 = 64;

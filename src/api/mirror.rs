@@ -7,6 +7,7 @@ use crate::control::client::Connection;
 use crate::control::operations::{self, Caller};
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind, Result};
+use crate::limits;
 use crate::os::clock;
 use crate::shm::{Access, FrameMeta, OpenError, Outcome, Reader, Segment, WriteError, Writer};
 use crate::wire::control::{Get, Op};
@@ -25,6 +26,8 @@ const FOLLOW: Policy = Policy {
 const LOOKS_A_STAT: u32 = 256;
 /// Longest wait for a whole frame of a segment whose writer is at it whenever we look.
 const WHOLE_FRAME: Duration = Duration::from_secs(2);
+/// Between two looks whether the daemon beside us is still the one that knows our lease.
+const LEASE_CHECK: Duration = Duration::from_secs(1);
 /// Between two looks for a segment that is being made anew.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
@@ -52,6 +55,7 @@ pub struct Mirror {
     frame: Frame,
     /// The segment was replaced: all of the new one is news.
     replaced: bool,
+    next_lease_check: Instant,
 }
 
 impl Mirror {
@@ -61,11 +65,12 @@ impl Mirror {
             Place::Beside(control) => Lease::Beside(Connection::open(control)?),
         };
         let (hostname, shm, bidirectional) = (asked.hostname.clone(), asked.shm.clone(), asked.bidirectional);
-        let patience = asked.timeout + PATIENCE;
+        let patience = asked.timeout.min(limits::COMMAND_TIMEOUT_MAX) + PATIENCE;
         let there = call(&server, &mut lease, Op::GetRemoteShm(asked), patience)?;
         let path = PathBuf::from(there.get("path").and_then(Value::as_str).unwrap_or_default());
-        let deadline = Instant::now() + WHOLE_FRAME;
-        let mut reader = open(&path, deadline)?;
+        let mut reader = open(&path, Instant::now() + WHOLE_FRAME).inspect_err(|_| {
+            let _ = release(&server, &mut lease, &hostname, &shm);
+        })?;
         let frame = blank(&reader);
         // What is there now is the newest frame, and not the next one.
         reader.pass_over();
@@ -81,6 +86,7 @@ impl Mirror {
             writer: None,
             frame,
             replaced: false,
+            next_lease_check: Instant::now() + LEASE_CHECK,
         })
     }
 
@@ -129,7 +135,8 @@ impl Mirror {
     /// # Errors
     /// `Timeout`: none came. `Os`: the mirror is gone.
     pub fn wait_next(&mut self, timeout: Duration) -> Result<&Frame> {
-        self.read(Instant::now() + timeout, Reader::read_next).map_err(|why| match why.kind {
+        let deadline = Instant::now() + timeout.min(limits::COMMAND_TIMEOUT_MAX);
+        self.read(deadline, Reader::read_next).map_err(|why| match why.kind {
             Kind::Timeout => {
                 let seconds = timeout.as_secs_f64();
                 let sentence =
@@ -153,7 +160,9 @@ impl Mirror {
     /// `Permission`: the mirror was not asked for as bidirectional. `Value`: another type or number of elements than
     /// the segment's. `Os`: the mirror is gone.
     pub fn write<T: Element>(&mut self, values: &[T]) -> Result<u64> {
-        frame::check::<T>(self.dtype())?;
+        self.open_to_write()?;
+        let dtype = self.writer.as_ref().map_or(self.dtype(), |writer| writer.segment().spec().dtype);
+        frame::check::<T>(dtype)?;
         let mut bytes = Vec::with_capacity(values.len() * T::DTYPE.bytes());
         values.iter().for_each(|value| value.put_bytes(&mut bytes));
         self.write_bytes(&bytes)
@@ -164,16 +173,7 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::write`].
     pub fn write_bytes(&mut self, bytes: &[u8]) -> Result<u64> {
-        if !self.bidirectional {
-            let sentence = format!("The mirror of '{}' of {} goes one way.", self.shm, self.hostname);
-            return Err(Error::new(Kind::Permission, sentence));
-        }
-        let again = self.writer.as_ref().is_none_or(|writer| writer.segment().replaced());
-        if again {
-            let segment =
-                Segment::open(&self.path, Access::ReadWrite).map_err(|why| self.gone(&why.to_string()))?;
-            self.writer = Some(Writer::new(segment).map_err(|why| self.gone(&why.to_string()))?);
-        }
+        self.open_to_write()?;
         let written = match &mut self.writer {
             Some(writer) => writer.write(bytes),
             None => Err(WriteError::Lost),
@@ -182,6 +182,19 @@ impl Mirror {
             WriteError::WrongSize { .. } => Error::new(Kind::Value, format!("Not written: {why}.")),
             why => self.gone(&why.to_string()),
         })
+    }
+
+    fn open_to_write(&mut self) -> Result<()> {
+        if !self.bidirectional {
+            let sentence = format!("The mirror of '{}' of {} goes one way.", self.shm, self.hostname);
+            return Err(Error::new(Kind::Permission, sentence));
+        }
+        if self.writer.as_ref().is_none_or(|writer| writer.segment().replaced()) {
+            let segment = Segment::open(&self.path, Access::ReadWrite);
+            let writer = Writer::new(segment.map_err(|why| self.gone(&why.to_string()))?);
+            self.writer = Some(writer.map_err(|why| self.gone(&why.to_string()))?);
+        }
+        Ok(())
     }
 
     /// Releases it and says what came of that, which dropping does not. Returns how many others hold it.
@@ -193,10 +206,33 @@ impl Mirror {
     }
 
     fn give_up(&mut self) -> Result<u64> {
-        let Some(mut lease) = self.lease.take() else { return Ok(0) };
-        let op = Op::ReleaseRemoteShm { hostname: self.hostname.clone(), shm: self.shm.clone() };
-        let answer = call(&self.server, &mut lease, op, PATIENCE)?;
-        Ok(answer.get("held_by").and_then(Value::as_u64).unwrap_or(0))
+        match self.lease.take() {
+            Some(mut lease) => release(&self.server, &mut lease, &self.hostname, &self.shm),
+            None => Ok(0),
+        }
+    }
+
+    /// The daemon beside us may have been started anew: our lease is asked for again, before it runs out there.
+    fn keep_lease(&mut self) {
+        let Some(Lease::Beside(connection)) = &mut self.lease else { return };
+        if Instant::now() < self.next_lease_check {
+            return;
+        }
+        self.next_lease_check = Instant::now() + LEASE_CHECK;
+        let Place::Beside(control) = &self.server.0.place else { return };
+        if connection.is_closed()
+            && let Ok(mut again) = Connection::open(control)
+        {
+            let asked = Get {
+                lease: true,
+                bidirectional: self.bidirectional,
+                timeout: LEASE_CHECK,
+                ..Get::new(&self.hostname, &self.shm)
+            };
+            if again.call(&Op::GetRemoteShm(asked), PATIENCE).is_ok() {
+                *connection = again;
+            }
+        }
     }
 
     fn gone(&self, why: &str) -> Error {
@@ -226,8 +262,11 @@ impl Mirror {
                 Idle::Park(time) => clock::sleep(time),
             }
             looks += 1;
-            if looks % LOOKS_A_STAT == 0 && self.reader.segment().replaced() {
-                self.open_again(deadline)?;
+            if looks % LOOKS_A_STAT == 0 {
+                self.keep_lease();
+                if self.reader.segment().replaced() {
+                    self.open_again(deadline)?;
+                }
             }
         }
     }
@@ -272,6 +311,17 @@ fn call(server: &DaoServer, lease: &mut Lease, op: Op, patience: Duration) -> Re
         Lease::Inside(caller) => operations::run(&*server.0.shared()?, caller, op),
         Lease::Beside(connection) => connection.call(&op, patience),
     }
+}
+
+fn release(server: &DaoServer, lease: &mut Lease, hostname: &str, shm: &str) -> Result<u64> {
+    let answer = match lease {
+        Lease::Inside(caller) => operations::release_lease(&*server.0.shared()?, caller, hostname, shm)?,
+        Lease::Beside(connection) => {
+            let op = Op::ReleaseRemoteShm { hostname: hostname.to_owned(), shm: shm.to_owned() };
+            connection.call(&op, PATIENCE)?
+        }
+    };
+    Ok(answer.get("held_by").and_then(Value::as_u64).unwrap_or(0))
 }
 
 /// Opens the mirror, which may be about to be made anew.

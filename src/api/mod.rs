@@ -28,13 +28,14 @@ use crate::control::operations::{self, Caller};
 use crate::daemon::Daemon;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log;
 use crate::os::process;
 use crate::os::threads::Stop;
 use crate::settings::Settings;
 use crate::wire::control::{Get, Op};
 use serde_json::Value;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -74,6 +75,8 @@ struct Inner {
     caller: Caller,
     /// `stop` was called, since the last start.
     stopped: Mutex<Stop>,
+    /// It cannot be started any more.
+    over: Stop,
 }
 
 /// The machine's place in a cluster: its segments for others, others' segments here.
@@ -101,8 +104,18 @@ impl DaoServer {
     /// # Errors
     /// As [`DaoServer::new`]; `Os` also if the daemon behind the control socket uses another Redis.
     pub fn connect(settings: Settings) -> Result<DaoServer> {
-        match client::ping(&settings.control_path()) {
-            Err(_) => Self::new(settings), // nobody, or one that hangs: then binding says so
+        let mut there = client::ping(&settings.control_path());
+        if there.is_err() {
+            // Nobody, or one that hangs: then binding says so. Or another program is just as far.
+            match Self::new(settings.clone()) {
+                Err(why) if why.kind == Kind::Os => {
+                    there = Ok(client::ping(&settings.control_path()).map_err(|_| why)?);
+                }
+                made => return made,
+            }
+        }
+        match there {
+            Err(why) => Err(why),
             Ok(there) if same_redis(&there, &settings) => {
                 let control = settings.control_path();
                 Ok(Self::at(settings, Place::Beside(control)))
@@ -122,7 +135,13 @@ impl DaoServer {
     }
 
     fn at(settings: Settings, place: Place) -> DaoServer {
-        DaoServer(Arc::new(Inner { settings, place, caller: Caller::new(true), stopped: Mutex::default() }))
+        DaoServer(Arc::new(Inner {
+            settings,
+            place,
+            caller: Caller::new(true),
+            stopped: Mutex::default(),
+            over: Stop::new(),
+        }))
     }
 
     /// What it was told.
@@ -140,6 +159,17 @@ impl DaoServer {
         while !stopped.wait(Duration::from_secs(3_600)) {}
         self.0.end();
         Ok(())
+    }
+
+    /// [`DaoServer::stop`] for good: it cannot be started again. For a process that ends, whatever it is at.
+    pub fn shut_down(&self) {
+        self.0.over.set();
+        self.stop();
+    }
+
+    /// Has it been shut down?
+    pub fn is_shut_down(&self) -> bool {
+        self.0.over.is_set()
     }
 
     /// Ends everything within 3 s: streams, mirrors of this program, the machine's entry in the registry; mirrors that
@@ -247,9 +277,10 @@ impl DaoServer {
         let output = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(refused)?);
         let watched = output.try_clone().map_err(refused)?;
         let parent = process::parent();
-        let over = || process::parent() != parent || self.0.stop_asked();
+        let inner = Arc::clone(&self.0);
+        let over = move || process::parent() != parent || inner.over.is_set() || inner.stop_asked();
         let caller = Arc::new(Caller::new(true));
-        let talked = converse(input, output, &watched, Arc::clone(&self.0), &caller, &over);
+        let talked = converse(input, output, &watched, Arc::clone(&self.0), &caller, over);
         self.0.end();
         talked.map_err(refused)
     }
@@ -272,11 +303,18 @@ impl Inner {
 
     /// Registered and serving, whatever it was before. Returns what ends it.
     fn begin(&self) -> Result<Stop> {
-        *self.stopped() = Stop::new();
-        if let Some(mut daemon) = self.daemon()
-            && daemon.is_none()
-        {
-            *daemon = Some(Box::new(Daemon::start(self.settings.clone())?));
+        let mut stopped = self.stopped();
+        if stopped.is_set() {
+            *stopped = Stop::new(); // whoever waits for the old one has his answer
+        }
+        drop(stopped);
+        if let Some(mut daemon) = self.daemon() {
+            if self.over.is_set() {
+                return Err(Error::new(Kind::Os, "The server is shut down."));
+            }
+            if daemon.is_none() {
+                *daemon = Some(Box::new(Daemon::start(self.settings.clone())?));
+            }
         }
         self.call(Op::Start)?;
         match &self.place {
@@ -294,7 +332,7 @@ impl Inner {
     }
 
     fn stop_asked(&self) -> bool {
-        self.stopped().is_set() || self.shared().is_ok_and(|shared| shared.stop_asked.is_set())
+        self.shared().is_ok_and(|shared| shared.stop_asked.is_set())
     }
 
     fn stopped(&self) -> MutexGuard<'_, Stop> {
@@ -325,7 +363,9 @@ impl Answers for Inner {
             Op::Start | Op::RegisterMachine => {
                 self.begin()?;
                 let me = self.call(op)?;
-                eprintln!("{}", Machine::of(&me).ready_line());
+                if log::enabled(log::Level::Info) {
+                    Machine::of(&me).announce();
+                }
                 Ok(me)
             }
             Op::Stop => {
@@ -344,10 +384,16 @@ impl Drop for Inner {
 }
 
 impl Machine {
-    /// What the daemon prints once it is registered and its control socket answers.
-    pub fn ready_line(&self) -> String {
+    /// Says on standard error, if anybody reads there, that it is registered and its control socket answers.
+    pub fn announce(&self) {
         let field = |value: &Option<String>| value.clone().unwrap_or_default();
-        format!("daoserver running on '{}' ({}) as {}", self.hostname, field(&self.ip), field(&self.role))
+        let line = format!(
+            "daoserver running on '{}' ({}) as {}",
+            self.hostname,
+            field(&self.ip),
+            field(&self.role)
+        );
+        let _ = writeln!(io::stderr(), "{line}");
     }
 
     fn of(value: &Value) -> Machine {

@@ -354,6 +354,8 @@ impl Publisher {
             }
             return Ok(0);
         }
+        // What is older than the newest may be the owner's.
+        self.reader.skip_to_newest();
         self.copy_and_send(false)
     }
 

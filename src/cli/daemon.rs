@@ -7,50 +7,59 @@ use crate::os::threads::{Stop, spawn};
 use crate::settings::Settings;
 use crate::wire::control::answer;
 use serde_json::Value;
+use std::process::exit;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Runs the daemon until a signal ends it, or somebody over its control socket; with `stdio`, until standard input ends.
 pub fn run(settings: Settings, stdio: bool) -> Result<()> {
     // Before any thread is started: all of them inherit it.
     signals::block();
-    if !stdio {
-        return serve(settings);
+    let slot = Arc::new(OnceLock::new());
+    stop_on_signal(Arc::clone(&slot))?;
+    let server = DaoServer::new(settings);
+    if let Ok(server) = &server {
+        let _ = slot.set(server.clone());
     }
-    let started = DaoServer::new(settings).and_then(|server| {
-        stop_on_signal(&server)?;
-        server.serve_stdio()
-    });
-    if let Err(why) = &started {
+    let ended = match &server {
+        Ok(server) if stdio => server.serve_stdio(),
+        Ok(server) => serve(server),
+        Err(why) => Err(why.clone()),
+    };
+    if let Ok(server) = server {
+        let shut_down = server.is_shut_down();
+        server.shut_down(); // the thread that waits for signals has it, too
+        return if shut_down { Ok(()) } else { ended };
+    }
+    if let (true, Err(why)) = (stdio, &ended) {
         // Whoever has started us reads there.
         super::output::print(&answer(&Value::Null, &Err(why.clone())))?;
     }
-    started
+    ended
 }
 
-fn serve(settings: Settings) -> Result<()> {
-    let server = DaoServer::new(settings)?;
-    stop_on_signal(&server)?;
-    let me = match server.register_machine() {
-        Ok(me) => me,
-        Err(why) => {
-            server.stop(); // the thread that waits for signals has it, too
-            return Err(why);
-        }
-    };
-    eprintln!("{}", me.ready_line());
+fn serve(server: &DaoServer) -> Result<()> {
+    server.register_machine()?.announce();
     server.start()
 }
 
-fn stop_on_signal(server: &DaoServer) -> Result<()> {
-    let server = server.clone();
+/// The first signal ends the daemon in order, the second at once.
+fn stop_on_signal(slot: Arc<OnceLock<DaoServer>>) -> Result<()> {
     let wait = move |_: &Stop| {
-        let signal = loop {
+        let next = || loop {
             if let Some(signal) = signals::wait(Duration::from_secs(60)) {
                 break signal;
             }
         };
+        let signal = next();
         crate::info!("{signal}: stopping");
-        server.stop();
+        let Some(server) = slot.get().cloned() else { exit(0) }; // nothing of it stands anywhere yet
+        let stopping = spawn("dao-signals", Stop::new(), move |_| server.shut_down(), |_| ());
+        if stopping.is_err() {
+            exit(1);
+        }
+        next();
+        exit(1);
     };
     let started = spawn("dao-signals", Stop::new(), wait, |_| ());
     started.map(|_| ()).map_err(|why| Error::new(Kind::Os, format!("No thread for signals: {why}.")))

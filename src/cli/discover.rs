@@ -9,7 +9,7 @@ use crate::settings::Secret;
 /// Scans and prints.
 pub fn run(asked: &Discover, username: Option<String>, password: Option<Secret>) -> Result<()> {
     let login = password.map(|password| Login { username, password });
-    let found = discover_redis_as(asked.port, asked.timeout, asked.workers, login.as_ref())?;
+    let found = discover_redis_as(asked.port, asked.timeout, asked.workers, login.as_ref(), &|| false)?;
     if asked.json {
         let array: serde_json::Value = found.iter().map(Found::to_json).collect();
         return output::print(&array.to_string());

@@ -12,6 +12,10 @@ pub struct Asker {
     pub holder: Holder,
     /// He was no holder of it before he asked: if he fails he is none.
     pub new: bool,
+    /// He wants to write.
+    pub bidirectional: bool,
+    /// Nobody wanted to before: if he fails nobody does.
+    pub raised: bool,
     /// Where he is answered.
     pub reply: Reply<MirrorInfo>,
 }
@@ -31,23 +35,20 @@ impl Askers {
         self.0.remove(key).unwrap_or_default()
     }
 
-    /// One has waited long enough. Returns what is no holder of the mirror any more: if another asker is the same holder,
-    /// nothing yet.
-    pub fn abandon(&mut self, key: &StreamKey, ticket: u64) -> Option<Holder> {
+    /// One has waited long enough. Returns him, with what ends with him: if another asker wants the same, nothing yet.
+    pub fn abandon(&mut self, key: &StreamKey, ticket: u64) -> Option<Asker> {
         let waiting = self.0.get_mut(key)?;
-        let gone = waiting.remove(waiting.iter().position(|one| one.ticket == ticket)?);
-        match waiting.iter_mut().find(|other| other.holder == gone.holder) {
-            Some(other) => {
-                other.new |= gone.new;
-                None
-            }
-            None => {
-                if waiting.is_empty() {
-                    self.0.remove(key);
-                }
-                gone.new.then_some(gone.holder)
-            }
+        let mut gone = waiting.remove(waiting.iter().position(|one| one.ticket == ticket)?);
+        if let Some(other) = waiting.iter_mut().find(|other| other.holder == gone.holder) {
+            other.new |= std::mem::take(&mut gone.new);
         }
+        if let Some(other) = waiting.iter_mut().find(|other| other.bidirectional) {
+            other.raised |= std::mem::take(&mut gone.raised);
+        }
+        if waiting.is_empty() {
+            self.0.remove(key);
+        }
+        Some(gone)
     }
 }
 
@@ -57,7 +58,8 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     fn asker(ticket: u64, holder: Holder, new: bool) -> Asker {
-        Asker { ticket, holder, new, reply: sync_channel(1).0 }
+        let raised = new;
+        Asker { ticket, holder, new, bidirectional: true, raised, reply: sync_channel(1).0 }
     }
 
     #[test]
@@ -66,10 +68,17 @@ mod tests {
         askers.add(key.clone(), asker(1, Holder::Kept, true));
         askers.add(key.clone(), asker(2, Holder::Kept, false));
         askers.add(key.clone(), asker(3, Holder::Lease(7), false));
-        assert_eq!(askers.abandon(&key, 1), None, "the second wants it to be kept as well");
-        assert_eq!(askers.abandon(&key, 3), None, "he held it before");
-        assert_eq!(askers.abandon(&key, 9), None, "nobody");
-        assert_eq!(askers.abandon(&key, 2), Some(Holder::Kept));
+        let ends = |askers: &mut Askers, ticket| {
+            askers.abandon(&key, ticket).map(|gone| (gone.new.then_some(gone.holder), gone.raised))
+        };
+        assert_eq!(
+            ends(&mut askers, 1),
+            Some((None, false)),
+            "the second wants it to be kept, and to write, as well"
+        );
+        assert_eq!(ends(&mut askers, 3), Some((None, false)), "he held it before");
+        assert_eq!(ends(&mut askers, 9), None, "nobody");
+        assert_eq!(ends(&mut askers, 2), Some((Some(Holder::Kept), true)));
         assert!(askers.take(&key).is_empty() && askers.0.is_empty());
     }
 }

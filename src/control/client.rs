@@ -1,6 +1,7 @@
 //! The other end of the control socket: how the commands and embedding programs reach the local daemon.
 
 use crate::error::{Error, Kind, Result};
+use crate::os::poll;
 use crate::wire::control::{Op, ask, parse_answer};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
@@ -42,6 +43,11 @@ impl Connection {
             return Err(Error::no_daemon(format!("The daoserver on {control} hung up.")));
         }
         parse_answer(&line).map_err(|why| Error::new(Kind::Os, why))?.1
+    }
+
+    /// Has the daemon ended it? Then its leases have ended, too.
+    pub fn is_closed(&self) -> bool {
+        poll::deserted(self.reader.get_ref())
     }
 
     fn exchange(&mut self, question: &str, patience: Duration) -> std::io::Result<String> {

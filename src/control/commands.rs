@@ -42,8 +42,9 @@ pub enum Command {
     },
     /// The one with this ticket has waited long enough.
     Abandon { key: StreamKey, ticket: u64 },
-    /// A caller wants a mirror no more; answered with how many still do.
-    Release { key: StreamKey, caller: u64, reply: Reply<usize> },
+    /// A caller wants a mirror no more; answered with how many still do. `kept_too`: without a lease of his it is for
+    /// those who asked for it to stay.
+    Release { key: StreamKey, caller: u64, kept_too: bool, reply: Reply<usize> },
     /// A caller has gone, and with him his leases.
     CallerGone { caller: u64, reply: Reply<()> },
     /// This machine stands in the registry, in this role, with what an earlier run has left there.

@@ -8,6 +8,7 @@ use crate::control::operations::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
+use crate::naming::normalized_segment_name;
 use crate::os::poll;
 use crate::os::threads::spawn;
 use crate::wire::control::{Asked, Op, answer, parse_line};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -26,8 +28,14 @@ pub trait Answers: Send + Sync + 'static {
 
 /// Between two looks at whether the conversation is over.
 const TURN: Duration = Duration::from_millis(100);
-/// Lanes of a caller who has gone end within this time: they look up from their waiting ten times a second.
-const LANES_END: Duration = Duration::from_secs(3);
+/// Lanes of a caller who has gone end within this time, unless they wait for Redis: they look up ten times a second.
+const LANES_END: Duration = Duration::from_secs(1);
+/// Whoever takes no byte of an answer for so long has gone.
+const ANSWER_STUCK: Duration = Duration::from_secs(5);
+/// A pipe that is ready takes so much without waiting (PIPE_BUF).
+const PIECE_BYTES: usize = 4_096;
+/// Of the whole daemon: each is a thread.
+static LANES_RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// What must be done in turn: everything about one stream, and scans.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,9 +45,14 @@ enum Lane {
 }
 
 fn lane_of(op: &Op) -> Option<Lane> {
+    // One stream has several spellings.
+    let stream = |host: &str, shm: &str| {
+        let name = normalized_segment_name(shm).unwrap_or_else(|_| shm.to_owned());
+        Some(Lane::Stream(host.to_owned(), name))
+    };
     match op {
-        Op::GetRemoteShm(get) => Some(Lane::Stream(get.hostname.clone(), get.shm.clone())),
-        Op::ReleaseRemoteShm { hostname, shm } => Some(Lane::Stream(hostname.clone(), shm.clone())),
+        Op::GetRemoteShm(get) => stream(&get.hostname, &get.shm),
+        Op::ReleaseRemoteShm { hostname, shm } => stream(hostname, shm),
         Op::Discover(_) => Some(Lane::Scan),
         _ => None,
     }
@@ -53,18 +66,47 @@ struct Inner<A, W> {
     answers: Arc<A>,
     caller: Arc<Caller>,
     output: Mutex<W>,
+    over: Box<dyn Fn() -> bool + Send + Sync>,
     lanes: Mutex<Lanes>,
 }
 
-impl<A: Answers, W: Write + Send + 'static> Inner<A, W> {
+impl<A: Answers, W: Write + AsFd + Send + 'static> Inner<A, W> {
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// One line, whole: if it cannot be, the conversation ends.
     fn say(&self, id: &Value, result: &Result<Value>) -> io::Result<()> {
+        let line = format!("{}\n", answer(id, result));
         let mut output = self.output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        output.write_all(format!("{}\n", answer(id, result)).as_bytes())?;
-        output.flush()
+        let said = self.write(&mut *output, line.as_bytes());
+        if said.is_err() {
+            self.caller.gone.set();
+        }
+        said
+    }
+
+    fn write(&self, output: &mut W, mut rest: &[u8]) -> io::Result<()> {
+        let mut deadline = Instant::now() + ANSWER_STUCK;
+        while !rest.is_empty() {
+            if !poll::writable(output, TURN)? {
+                if (self.over)() {
+                    deadline = deadline.min(Instant::now()); // a daemon that stops waits for nobody who does not read
+                }
+                if self.caller.gone.is_set() || Instant::now() >= deadline {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                continue;
+            }
+            match output.write(&rest[..rest.len().min(PIECE_BYTES)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => (rest, deadline) = (&rest[count..], Instant::now() + ANSWER_STUCK),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn do_now(&self, id: &Value, op: Op) -> io::Result<()> {
@@ -75,10 +117,9 @@ impl<A: Answers, W: Write + Send + 'static> Inner<A, W> {
     fn do_later(self: &Arc<Self>, lane: Lane, id: Value, op: Op) -> io::Result<()> {
         let mut lanes = self.lanes();
         let waiting: usize = lanes.values().map(|queue| queue.len() + 1).sum();
-        if waiting >= limits::CONTROL_LANES_MAX {
+        if waiting >= limits::CONTROL_LANES_MAX || LANES_RUNNING.load(Relaxed) >= limits::LANES_MAX {
             drop(lanes);
-            let sentence =
-                format!("{waiting} requests of this connection are not answered yet; wait for them.");
+            let sentence = "Too many requests are not answered yet; wait for them.";
             return self.say(&id, &Err(Error::new(Kind::Os, sentence)));
         }
         if let Some(queue) = lanes.get_mut(&lane) {
@@ -87,25 +128,39 @@ impl<A: Answers, W: Write + Send + 'static> Inner<A, W> {
         }
         lanes.insert(lane.clone(), VecDeque::new());
         drop(lanes);
-        let (inner, first) = (Arc::clone(self), (id.clone(), op));
+        let (inner, driven, first) = (Arc::clone(self), lane.clone(), (id.clone(), op));
         let (ending, ended) = (Arc::clone(self), lane.clone());
         let started = spawn(
             "dao-control-lane",
             self.caller.gone.clone(),
-            move |_| inner.drive(&lane, first),
-            move |_| drop(ending.lanes().remove(&ended)),
+            move |_| inner.drive(&driven, first),
+            move |said| ending.close(&ended, &format!("It failed: {said}.")),
         );
         match started {
             Ok(_) => Ok(()),
-            Err(error) => self.say(&id, &Err(Error::new(Kind::Os, format!("No thread for it: {error}.")))),
+            Err(error) => {
+                let why = format!("No thread for it: {error}.");
+                self.close(&lane, &why);
+                self.say(&id, &Err(Error::new(Kind::Os, why)))
+            }
+        }
+    }
+
+    /// A lane has ended by itself: what waits on it is told.
+    fn close(&self, lane: &Lane, why: &str) {
+        let waiting = self.lanes().remove(lane).unwrap_or_default();
+        for (id, _) in waiting {
+            let _ = self.say(&id, &Err(Error::new(Kind::Os, why)));
         }
     }
 
     fn drive(&self, lane: &Lane, first: (Value, Op)) {
+        LANES_RUNNING.fetch_add(1, Relaxed);
+        let _one_less = OneLess(&LANES_RUNNING);
         let mut next = Some(first);
         while let Some((id, op)) = next {
             if !self.caller.gone.is_set() {
-                let _ = self.do_now(&id, op); // nobody reads: the conversation's own thread notices
+                let _ = self.do_now(&id, op); // a failure has set `gone`
             }
             let mut lanes = self.lanes();
             next = lanes.get_mut(lane).and_then(VecDeque::pop_front);
@@ -124,6 +179,15 @@ impl<A: Answers, W: Write + Send + 'static> Inner<A, W> {
     }
 }
 
+/// Counts down when it goes, in a panic, too.
+pub struct OneLess<'a>(pub &'a AtomicUsize);
+
+impl Drop for OneLess<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 /// Reads lines and answers them until the other side ends, or `over` says so. What was asked before the other side
 /// stopped sending is answered as long as it reads. Returns with no operation of this caller under way; his leases are
 /// for who called this to end.
@@ -133,30 +197,33 @@ pub fn converse<A: Answers, R: Read + AsFd, W: Write + AsFd + Send + 'static>(
     reads_answers: &impl AsFd,
     answers: Arc<A>,
     caller: &Arc<Caller>,
-    over: &dyn Fn() -> bool,
+    over: impl Fn() -> bool + Send + Sync + 'static,
 ) -> io::Result<()> {
+    let over = Box::new(over);
     let inner = Arc::new(Inner {
         answers,
         caller: Arc::clone(caller),
         output: Mutex::new(output),
+        over,
         lanes: Mutex::default(),
     });
-    let result = listen(&inner, &mut input, over);
+    let result = listen(&inner, &mut input);
     if result.is_ok() {
-        inner.wait_for_lanes(None, || over() || poll::deserted(reads_answers));
+        inner
+            .wait_for_lanes(None, || (inner.over)() || caller.gone.is_set() || poll::deserted(reads_answers));
     }
     caller.gone.set();
     inner.wait_for_lanes(Some(LANES_END), || false);
     result
 }
 
-fn listen<A: Answers, R: Read + AsFd, W: Write + Send + 'static>(
+fn listen<A: Answers, R: Read + AsFd, W: Write + AsFd + Send + 'static>(
     inner: &Arc<Inner<A, W>>,
     input: &mut R,
-    over: &dyn Fn() -> bool,
 ) -> io::Result<()> {
     let mut line = Vec::new();
     let mut chunk = vec![0; 64 * 1024];
+    let over = || (inner.over)() || inner.caller.gone.is_set();
     while !over() {
         if !poll::readable(input, TURN)? {
             continue;
@@ -180,6 +247,9 @@ fn listen<A: Answers, R: Read + AsFd, W: Write + Send + 'static>(
                 return Err(io::ErrorKind::InvalidData.into());
             }
             if part.ends_with(b"\n") {
+                if over() {
+                    return Ok(());
+                }
                 on_line(inner, &line)?;
                 line.clear();
             }
@@ -188,7 +258,10 @@ fn listen<A: Answers, R: Read + AsFd, W: Write + Send + 'static>(
     Ok(())
 }
 
-fn on_line<A: Answers, W: Write + Send + 'static>(inner: &Arc<Inner<A, W>>, line: &[u8]) -> io::Result<()> {
+fn on_line<A: Answers, W: Write + AsFd + Send + 'static>(
+    inner: &Arc<Inner<A, W>>,
+    line: &[u8],
+) -> io::Result<()> {
     let text = String::from_utf8_lossy(line);
     if text.trim().is_empty() {
         return Ok(());

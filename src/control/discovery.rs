@@ -63,15 +63,17 @@ pub struct Login {
 /// `timeout` is for connecting and the answer to `PING` together. At most `max_workers` addresses are tried
 /// at a time (1 to 256). Blocks the calling thread; threads of its own end before it returns.
 pub fn discover_redis(port: u16, timeout: Duration, max_workers: usize) -> Result<Vec<Found>> {
-    discover_redis_as(port, timeout, max_workers, None)
+    discover_redis_as(port, timeout, max_workers, None, &|| false)
 }
 
-/// [`discover_redis`] with a password, which is sent to those servers alone that ask for one.
+/// [`discover_redis`] with a password, which is sent to those servers alone that ask for one. It ends early once nobody
+/// wants it any more.
 pub fn discover_redis_as(
     port: u16,
     timeout: Duration,
     max_workers: usize,
     login: Option<&Login>,
+    unwanted: &(dyn Fn() -> bool + Sync),
 ) -> Result<Vec<Found>> {
     if timeout.is_zero() || timeout > DISCOVERY_TIMEOUT_MAX || port == 0 {
         return Err(Error::new(
@@ -88,6 +90,9 @@ pub fn discover_redis_as(
     let found = Mutex::new(Vec::new());
     let work = || {
         while let Some(&host) = targets.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if unwanted() {
+                return;
+            }
             match probe(SocketAddr::from((host, port)), timeout, login) {
                 Ok(machines) => {
                     let one = Found { host, port, dao: !machines.is_empty(), machines };

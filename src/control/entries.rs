@@ -110,8 +110,6 @@ pub enum Holder {
     Lease(u64),
     /// The same, in the process that the daemon runs in, or at its standard input: he does not outlive it.
     Inside(u64),
-    /// Those who had leases of an earlier run: they may ask again.
-    Earlier,
 }
 
 /// A mirror as it is desired.
@@ -119,9 +117,18 @@ pub enum Holder {
 #[allow(missing_docs)]
 pub struct Wanted {
     pub holders: BTreeSet<Holder>,
+    /// Leases of an earlier run whose holders have not asked again yet.
+    pub earlier_leases: usize,
     pub bidirectional: bool,
     pub back: Option<BackSocket>,
     /// A mirror of it has run since somebody asked: from then on it is had without Redis, and remembered.
     pub established: bool,
     pub asked_at: Option<Instant>,
+}
+
+impl Wanted {
+    /// How many want it until they end.
+    pub fn leases(&self) -> usize {
+        self.holders.iter().filter(|holder| **holder != Holder::Kept).count() + self.earlier_leases
+    }
 }

@@ -101,21 +101,22 @@ impl Executor {
             Command::Want { key, bidirectional, holder, facts, ticket, reply } => {
                 match state.on_want(key.clone(), bidirectional, holder, facts) {
                     Err(error) => answer(&reply, Err(error)),
-                    Ok(new) => match state.running_mirror(&key) {
+                    Ok((new, raised)) => match state.running_mirror(&key) {
                         Some(info) => {
                             drop(state);
                             self.remember();
                             answer(&reply, Ok(info));
                         }
                         None => {
-                            self.askers.add(key, Asker { ticket, holder, new, reply });
+                            self.askers.add(key, Asker { ticket, holder, new, bidirectional, raised, reply });
                         }
                     },
                 }
             }
             Command::Abandon { key, ticket } => {
-                if let Some(holder) = self.askers.abandon(&key, ticket) {
-                    state.on_abandon(&key, holder);
+                drop(state);
+                if let Some(gone) = self.askers.abandon(&key, ticket) {
+                    self.undo(&key, &gone);
                 }
             }
             Command::Registered { role, earlier, reply } => {
@@ -130,8 +131,8 @@ impl Executor {
                 self.reconcile(); // answered when our records are gone
                 answer(&reply, Ok(()));
             }
-            Command::Release { key, caller, reply } => {
-                let left = state.on_release(&key, caller);
+            Command::Release { key, caller, kept_too, reply } => {
+                let left = state.on_release(&key, caller, kept_too);
                 drop(state);
                 self.reconcile(); // answered when it is gone
                 self.remember();
@@ -376,10 +377,19 @@ impl Executor {
     /// They are told, and may ask again: nothing stays behind of what they asked for.
     fn refuse_askers(&mut self, key: &StreamKey, why: &Error) {
         for asker in self.askers.take(key) {
-            if asker.new {
-                lock(&self.state).on_abandon(key, asker.holder);
-            }
+            self.undo(key, &asker);
             answer(&asker.reply, Err(why.clone()));
+        }
+    }
+
+    /// Takes back what an asker has changed who gets nothing.
+    fn undo(&mut self, key: &StreamKey, asker: &Asker) {
+        let mut state = lock(&self.state);
+        if asker.raised && state.on_write_given_up(key) {
+            self.workshop.forget_back(key);
+        }
+        if asker.new {
+            state.on_abandon(key, asker.holder);
         }
     }
 
@@ -437,6 +447,7 @@ impl Executor {
         self.refuse_askers(key, &gone);
         self.workshop.forget(key);
         lock(&self.state).on_forgotten(key);
+        self.remember();
     }
 
     fn remember(&mut self) {
@@ -445,7 +456,8 @@ impl Executor {
         let mirror = |(key, wanted): (&StreamKey, &Wanted)| MirrorMemory {
             key: key.clone(),
             bidirectional: wanted.bidirectional,
-            leased: !wanted.holders.contains(&Holder::Kept),
+            kept: wanted.holders.contains(&Holder::Kept),
+            leases: wanted.leases(),
         };
         let mirrors: Vec<MirrorMemory> = established.map(mirror).collect();
         let ports = state.ports.clone();
@@ -455,6 +467,7 @@ impl Executor {
 
     /// Everything told first, then everything joined: the bound is one thread's, not the sum of all.
     fn stop(mut self) {
+        self.publishers.values().chain(self.mirrors.values()).for_each(Handle::stop);
         lock(&self.state).on_stop();
         self.reconcile();
         self.remember();
@@ -462,7 +475,6 @@ impl Executor {
             .into_values()
             .chain(std::mem::take(&mut self.mirrors).into_values())
             .collect();
-        handles.iter().for_each(Handle::stop);
         handles.into_iter().for_each(join);
     }
 }

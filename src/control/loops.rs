@@ -17,6 +17,7 @@ use crate::settings::{Role, Settings};
 use crate::shm::{self, Advice, OpenError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -32,8 +33,10 @@ pub struct Shared {
     pub health: Arc<Health>,
     /// Segment files that cannot be served: name of the file, why. For `status`.
     pub refused_files: Mutex<BTreeMap<String, String>>,
-    /// Held while this machine goes into the registry or out of it.
+    /// Held while this machine goes into the registry or out of it, and by who writes its entries there.
     pub registering: Mutex<()>,
+    /// Keys of this machine may stand in the registry.
+    pub entered: AtomicBool,
     /// Somebody has asked the daemon to stop.
     pub stop_asked: Stop,
     /// Names of an earlier run that may still stand in the registry, until `dao-shm-sync` takes them.
@@ -55,6 +58,7 @@ impl Shared {
             health,
             refused_files: Mutex::default(),
             registering: Mutex::default(),
+            entered: AtomicBool::new(false),
             stop_asked: Stop::new(),
             leftover: Mutex::default(),
             idle_registries: Mutex::default(),
@@ -99,7 +103,9 @@ pub fn heartbeat(shared: &Shared, stop: &Stop) {
     let mut registry = shared.registry();
     let interval = shared.settings.heartbeat_interval;
     loop {
+        let nobody_leaves = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let failed = shared.is_registered() && registry.beat(&shared.settings.hostname).is_err();
+        drop(nobody_leaves);
         // After a failure sooner: Redis may be back long before the next beat is due.
         if stop.wait(if failed { interval.min(Duration::from_secs(1)) } else { interval }) {
             return;
@@ -144,10 +150,15 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
             found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
         let _ = shared.commands.offer(Command::LocalSegments(files));
+        let nobody_leaves = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !shared.is_registered() {
+            continue;
+        }
         let specs = found.into_iter().map(|(name, (_, spec))| (name, spec)).collect();
         if synchronize(shared, &mut registry, &mut synchronized, specs).is_err() {
             synchronized.entries = None; // who knows what stands there now
         }
+        drop(nobody_leaves);
         if stop.wait(limits::SHM_SYNC_INTERVAL) {
             return;
         }

@@ -9,7 +9,7 @@ use crate::control::loops::Shared;
 use crate::control::registration;
 use crate::control::registry::Registry;
 use crate::control::roles;
-use crate::control::state::{Holder, LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey, Wanted};
+use crate::control::state::{Holder, LinkInfo, Mirror, MirrorInfo, Publisher, StreamKey};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Somebody who asks: a connection, or a program that has the daemon inside. His leases end with him.
@@ -50,38 +50,62 @@ impl Caller {
 
     /// Ends his leases; returns when their mirrors are gone, if nobody else holds them.
     pub fn leave(&self, shared: &Shared) {
+        let answer = self.begin_to_leave(shared);
+        let _ = answer.recv_timeout(Duration::from_secs(10)); // late or not, it is on its way
+    }
+
+    fn begin_to_leave(&self, shared: &Shared) -> Receiver<Result<()>> {
         self.gone.set();
         let (reply, answer) = sync_channel(1);
         shared.commands.insist(Command::CallerGone { caller: self.number, reply });
-        let _ = answer.recv_timeout(Duration::from_secs(10)); // late or not, it is on its way
+        answer
     }
 }
 
 /// Carries out one operation. Blocks for at most its time-out and Redis'.
 pub fn run(shared: &Shared, caller: &Caller, op: Op) -> Result<Value> {
-    shared.with_registry(|registry| {
-        registry.link().retry_now();
-        run_with(shared, registry, caller, op)
-    })
-}
-
-fn run_with(shared: &Shared, registry: &mut Registry, caller: &Caller, op: Op) -> Result<Value> {
     match op {
         Op::Ping => Ok(ping(shared)),
-        Op::Start | Op::RegisterMachine => registration::register(shared, registry),
+        Op::Start | Op::RegisterMachine => {
+            asking(shared, |registry| registration::register(shared, registry))
+        }
         Op::Stop => {
-            caller.leave(shared);
             shared.stop_asked.set();
+            let _ = caller.begin_to_leave(shared);
             Ok(json!({}))
         }
         Op::Status => Ok(status(shared)),
-        Op::ListMachines => Ok(registry.machines()?.iter().map(|machine| machine.to_json()).collect()),
-        Op::GetRemoteShm(asked) => get(shared, registry, caller, &asked),
-        Op::ReleaseRemoteShm { hostname, shm } => release(shared, caller, stream_key(&hostname, &shm)?),
-        Op::DeregisterMachine { hostname } => deregister(shared, registry, hostname),
-        Op::CleanupStaleMachines { ttl } => cleanup(shared, registry, ttl),
-        Op::Discover(scan) => discover(shared, scan),
+        Op::ListMachines => {
+            let machines = asking(shared, Registry::machines)?;
+            Ok(machines.iter().map(|machine| machine.to_json()).collect())
+        }
+        Op::GetRemoteShm(asked) => {
+            let got = get(shared, caller, &asked);
+            if caller.gone.is_set() {
+                let _ = caller.begin_to_leave(shared); // the lease may have come after he went
+            }
+            got
+        }
+        Op::ReleaseRemoteShm { hostname, shm } => release(shared, caller, stream_key(&hostname, &shm)?, true),
+        Op::DeregisterMachine { hostname } => {
+            asking(shared, |registry| deregister(shared, registry, hostname))
+        }
+        Op::CleanupStaleMachines { ttl } => asking(shared, |registry| cleanup(shared, registry, ttl)),
+        Op::Discover(scan) => discover(shared, caller, scan),
     }
+}
+
+/// Asks Redis now, whatever failed a moment ago.
+fn asking<T>(shared: &Shared, work: impl FnOnce(&mut Registry) -> Result<T>) -> Result<T> {
+    shared.with_registry(|registry| {
+        registry.link().retry_now();
+        work(registry)
+    })
+}
+
+/// Gives up a lease, and nothing but that: how many still hold the mirror.
+pub fn release_lease(shared: &Shared, caller: &Caller, hostname: &str, shm: &str) -> Result<Value> {
+    release(shared, caller, stream_key(hostname, shm)?, false)
 }
 
 fn ping(shared: &Shared) -> Value {
@@ -108,16 +132,16 @@ fn unknown_machine(host: &str) -> Error {
     Error::new(Kind::Key, format!("No machine '{host}' registered in Redis."))
 }
 
-fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -> Result<Value> {
+fn get(shared: &Shared, caller: &Caller, asked: &Get) -> Result<Value> {
     let key = stream_key(&asked.hostname, &asked.shm)?;
     if asked.transport != "zmq" {
         let sentence = format!("{} connector not implemented.", asked.transport);
         return Err(Error::new(Kind::NotImplemented, sentence));
     }
     let (host, name) = &key;
-    let deadline = Instant::now() + asked.timeout;
+    let deadline = Instant::now() + asked.timeout.min(limits::COMMAND_TIMEOUT_MAX);
     let known = lock(&shared.state).wanted.get(&key).is_some_and(|wanted| wanted.established);
-    let facts = match registry.remote_facts(std::slice::from_ref(&key)) {
+    let facts = match asking(shared, |registry| registry.remote_facts(std::slice::from_ref(&key))) {
         Ok(mut facts) => facts.pop().unwrap_or_default(),
         // A mirror that is there is had without Redis.
         Err(_) if known => lock(&shared.state).remote.get(&key).cloned().unwrap_or_default(),
@@ -151,7 +175,10 @@ fn get(shared: &Shared, registry: &mut Registry, caller: &Caller, asked: &Get) -
                 return Err(Error::new(Kind::Os, "The daemon is stopping."));
             }
             Err(RecvTimeoutError::Timeout) if left.is_zero() || caller.gone.is_set() => {
-                let _ = shared.commands.offer(Command::Abandon { key: key.clone(), ticket });
+                shared.commands.insist(Command::Abandon { key: key.clone(), ticket });
+                if caller.gone.is_set() {
+                    return Err(Error::new(Kind::Os, "Nobody waits for it any more."));
+                }
                 let seconds = asked.timeout.as_secs_f64();
                 let sentence = format!(
                     "Remote server '{host}' did not start publishing SHM '{name}' within {seconds} s."
@@ -189,9 +216,9 @@ fn mirror_json(key: &StreamKey, info: &MirrorInfo, frames: u64) -> Value {
     })
 }
 
-fn release(shared: &Shared, caller: &Caller, key: StreamKey) -> Result<Value> {
+fn release(shared: &Shared, caller: &Caller, key: StreamKey, kept_too: bool) -> Result<Value> {
     let (reply, answer) = sync_channel(1);
-    shared.commands.offer(Command::Release { key, caller: caller.number, reply })?;
+    shared.commands.offer(Command::Release { key, caller: caller.number, kept_too, reply })?;
     match answer.recv_timeout(Duration::from_secs(10)) {
         Ok(result) => result.map(|held_by| json!({"held_by": held_by})),
         Err(_) => Err(Error::new(Kind::Timeout, "The daemon did not release the mirror within 10 s.")),
@@ -236,7 +263,7 @@ fn cleanup(shared: &Shared, registry: &mut Registry, ttl: Duration) -> Result<Va
 }
 
 /// One scan at a time: each takes threads and descriptors, and libzmq ends the process when those run out.
-fn discover(shared: &Shared, scan: Scan) -> Result<Value> {
+fn discover(shared: &Shared, caller: &Caller, scan: Scan) -> Result<Value> {
     static SCANNING: Mutex<()> = Mutex::new(());
     let Ok(_one_at_a_time) = SCANNING.try_lock() else {
         return Err(Error::new(Kind::Os, "Another scan is under way; try again when it is done."));
@@ -252,7 +279,8 @@ fn discover(shared: &Shared, scan: Scan) -> Result<Value> {
         .redis_password
         .clone()
         .map(|password| Login { username: settings.redis_username.clone(), password });
-    let found = discover_redis_as(scan.port, scan.timeout, workers, login.as_ref())?;
+    let found =
+        discover_redis_as(scan.port, scan.timeout, workers, login.as_ref(), &|| caller.gone.is_set())?;
     Ok(found.iter().map(Found::to_json).collect())
 }
 
@@ -308,7 +336,7 @@ fn status(shared: &Shared) -> Value {
             entry.insert("hostname".into(), json!(key.0));
             entry.insert("shm".into(), json!(key.1));
             entry.insert("kept".into(), json!(wanted.holders.contains(&Holder::Kept)));
-            entry.insert("leases".into(), json!(leases(wanted)));
+            entry.insert("leases".into(), json!(wanted.leases()));
             Value::Object(entry)
         })
         .collect();
@@ -332,11 +360,6 @@ fn status(shared: &Shared) -> Value {
         "mirrors": mirrors,
         "counters": counters,
     })
-}
-
-/// How many hold it until they end.
-fn leases(wanted: &Wanted) -> usize {
-    wanted.holders.iter().filter(|holder| **holder != Holder::Kept).count()
 }
 
 /// What each client wrote back into a segment of ours.

@@ -1,7 +1,7 @@
 //! What a daemon remembers beside its control socket: the mirrors it was asked for and the ports it published on.
 //!
 //! `<control>.memory`, JSON, mode 0600, replaced as a whole:
-//! `{"mirrors": [{"hostname": .., "shm": .., "bidirectional": .., "leased": ..}], "ports": {"wfs": 5560}}`.
+//! `{"mirrors": [{"hostname": .., "shm": .., "bidirectional": .., "kept": .., "leases": ..}], "ports": {"wfs": 5560}}`.
 
 use crate::control::state::StreamKey;
 use crate::naming::{host_name, segment_name};
@@ -32,8 +32,10 @@ pub struct Remembered {
 pub struct MirrorMemory {
     pub key: StreamKey,
     pub bidirectional: bool,
-    /// Nobody wanted it beyond his own end.
-    pub leased: bool,
+    /// Somebody wanted it until it is released.
+    pub kept: bool,
+    /// How many wanted it until they end.
+    pub leases: usize,
 }
 
 impl Memory {
@@ -56,7 +58,7 @@ impl Memory {
     pub fn write(&mut self, mirrors: &[MirrorMemory], ports: &BTreeMap<String, u16>) {
         let mirror = |one: &MirrorMemory| {
             let (host, name) = &one.key;
-            json!({"hostname": host, "shm": name, "bidirectional": one.bidirectional, "leased": one.leased})
+            json!({"hostname": host, "shm": name, "bidirectional": one.bidirectional, "kept": one.kept, "leases": one.leases})
         };
         let mirrors: Vec<Value> = mirrors.iter().map(mirror).collect();
         let text = json!({"mirrors": mirrors, "ports": ports}).to_string();
@@ -91,7 +93,10 @@ fn parse(text: &str) -> Option<Remembered> {
         let host = host_name(field("hostname")?).ok()?;
         let flag = |name: &str| entry.get(name).and_then(Value::as_bool).unwrap_or(false);
         let key = (host.to_owned(), segment_name(field("shm")?).ok()?.to_owned());
-        Some(MirrorMemory { key, bidirectional: flag("bidirectional"), leased: flag("leased") })
+        // Earlier versions knew no leases.
+        let kept = entry.get("kept").and_then(Value::as_bool).unwrap_or(true);
+        let leases = entry.get("leases").and_then(Value::as_u64).unwrap_or(0).min(u16::MAX.into()) as usize;
+        Some(MirrorMemory { key, bidirectional: flag("bidirectional"), kept, leases })
     };
     let port = |(name, port): (&String, &Value)| {
         Some((
@@ -117,7 +122,7 @@ mod tests {
         let (mut memory, nothing) = Memory::open(&control);
         assert_eq!(nothing, Remembered::default());
         let key = ("a".to_owned(), "wfs".to_owned());
-        let mirrors = vec![MirrorMemory { key, bidirectional: true, leased: true }];
+        let mirrors = vec![MirrorMemory { key, bidirectional: true, kept: false, leases: 3 }];
         let ports = BTreeMap::from([("dm".to_owned(), 5560)]);
         memory.write(&mirrors, &ports);
         assert_eq!(Memory::open(&control).1, Remembered { mirrors, ports });

@@ -7,9 +7,11 @@ use crate::control::registry::Registry;
 use crate::control::roles;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::settings::Role;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 /// Longest wait for `dao-command`: it may be held up by Redis.
@@ -66,16 +68,33 @@ pub fn register(shared: &Shared, registry: &mut Registry) -> Result<Value> {
     }
     let host = &shared.settings.hostname;
     let role = roles::choose(registry, host, shared.settings.role)?;
+    let entered = enter(shared, registry, role);
+    if entered.is_err() {
+        // Half in is out: a master would have to clean up.
+        let _ = registry.deregister_self(host);
+        shared.entered.store(false, Relaxed);
+    }
+    entered
+}
+
+fn enter(shared: &Shared, registry: &mut Registry, role: Role) -> Result<Value> {
+    let host = &shared.settings.hostname;
     let mut earlier = EarlierRun::take(registry, host)?;
     let ip = lock(&shared.state).me.ip;
+    shared.entered.store(true, Relaxed);
     registry.register_machine(host, ip, role.name())?;
     shared.leave_to_sync(std::mem::take(&mut earlier.names));
     let clients = std::mem::take(&mut earlier.clients);
     let (reply, answer) = sync_channel(1);
-    shared.commands.offer(Command::Registered { role, earlier, reply })?;
-    answer.recv_timeout(COMMAND_PATIENCE).map_err(|_| {
-        Error::new(Kind::Timeout, "The daemon was too busy to take up what an earlier run has left.")
-    })??;
+    shared.commands.insist(Command::Registered { role, earlier, reply });
+    match answer.recv_timeout(COMMAND_PATIENCE) {
+        Ok(result) => result?,
+        Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Kind::Os, "The daemon is stopping.")),
+        Err(RecvTimeoutError::Timeout) => {
+            let sentence = "The daemon was too busy to take up what an earlier run has left.";
+            return Err(Error::new(Kind::Timeout, sentence));
+        }
+    }
     // Everybody who was served before learns that we are back.
     for client in &clients {
         registry.wake(client, "records");
@@ -87,7 +106,9 @@ pub fn register(shared: &Shared, registry: &mut Registry) -> Result<Value> {
 pub fn unregister(shared: &Shared, registry: &mut Registry) -> Result<u64> {
     let _one_at_a_time = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (reply, answer) = sync_channel(1);
-    shared.commands.offer(Command::Unregister { reply })?;
+    shared.commands.insist(Command::Unregister { reply });
     let _ = answer.recv_timeout(COMMAND_PATIENCE); // late or not, the keys go now
-    registry.deregister_self(&shared.settings.hostname)
+    let keys = registry.deregister_self(&shared.settings.hostname)?;
+    shared.entered.store(false, Relaxed);
+    Ok(keys)
 }

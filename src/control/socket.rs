@@ -2,7 +2,7 @@
 //! connection has a thread, so that one that waits for a stream holds up no other.
 
 use crate::control::client;
-use crate::control::conversation::{Answers, converse};
+use crate::control::conversation::{Answers, OneLess, converse};
 use crate::control::loops::Shared;
 use crate::control::operations::{self, Caller};
 use crate::error::{Error, Kind, Result};
@@ -20,12 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// Binds the control socket. One that a dead daemon has left is replaced; one on which a daemon answers is not.
-pub fn bind(path: &Path) -> Result<UnixListener> {
-    let failed = |what: &str, error: std::io::Error| {
-        Error::new(Kind::Os, format!("Control socket {}: {what}: {error}.", path.display()))
-    };
-    // Who listens holds it, even if it is stopped and does not answer.
+/// Is this control socket free to be bound? Who listens holds it, even if it is stopped and does not answer.
+pub fn check_free(path: &Path) -> Result<()> {
     if UnixStream::connect(path).is_ok() {
         let holder = match client::ping(path) {
             Ok(there) => format!("the running daemon of '{}' (process {})", there.hostname, there.pid),
@@ -34,6 +30,15 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         let sentence = format!("Control socket {} is held by {holder}; stop it first.", path.display());
         return Err(Error::new(Kind::Os, sentence));
     }
+    Ok(())
+}
+
+/// Binds the control socket. One that a dead daemon has left is replaced.
+pub fn bind(path: &Path) -> Result<UnixListener> {
+    check_free(path)?;
+    let failed = |what: &str, error: std::io::Error| {
+        Error::new(Kind::Os, format!("Control socket {}: {what}: {error}.", path.display()))
+    };
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => {
             let sentence =
@@ -44,7 +49,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         Err(_) => {} // if it is more than missing, binding says so
     }
     let listener = process::with_umask(0o177, || UnixListener::bind(path));
-    let listener = listener.map_err(|error| failed("it cannot be made", error))?;
+    let listener = listener.map_err(|error| failed("it cannot be made (--control names another)", error))?;
     listener.set_nonblocking(true).map_err(|error| failed("it cannot be used", error))?;
     Ok(listener)
 }
@@ -71,10 +76,10 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                     &name,
                     stop.clone(),
                     move |stop| {
+                        let _one_less = OneLess(&count);
                         if let Err(error) = talk(stream, &shared, stop) {
                             crate::debug!("the connection ended: {error}");
                         }
-                        count.fetch_sub(1, Ordering::Relaxed);
                     },
                     |_| (),
                 );
@@ -104,11 +109,11 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
 const CONNECTIONS_END: Duration = Duration::from_millis(500);
 
 fn talk(stream: UnixStream, shared: &Arc<Shared>, stop: &Stop) -> std::io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_nonblocking(true)?;
     let caller = Arc::new(Caller::new(false));
-    let over = || stop.is_set();
-    let result = converse(&stream, stream.try_clone()?, &stream, Arc::clone(shared), &caller, &over);
+    let ended = stop.clone();
+    let over = move || ended.is_set();
+    let result = converse(&stream, stream.try_clone()?, &stream, Arc::clone(shared), &caller, over);
     // A daemon that stops remembers the leases of who is still there: he may ask its successor.
     if !stop.is_set() || poll::deserted(&stream) {
         caller.leave(shared);

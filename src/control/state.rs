@@ -273,6 +273,20 @@ impl State {
         }
     }
 
+    /// Whoever wanted to write wants it no more. A mirror that runs so stays so. Returns whether it was given up.
+    pub fn on_write_given_up(&mut self, key: &StreamKey) -> bool {
+        let runs =
+            matches!(self.mirrors.get(key), Some(Mirror::Running { target, .. }) if target.bidirectional);
+        match self.wanted.get_mut(key) {
+            Some(wanted) if !runs => {
+                (wanted.bidirectional, wanted.back) = (false, None);
+                wanted.asked_at = None; // the request on record says otherwise
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The clients that should write back into a segment.
     pub fn desired_links(&self, name: &str) -> BTreeMap<String, Source> {
         let clients = self.clients.get(name).into_iter().flatten();

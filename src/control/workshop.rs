@@ -219,7 +219,6 @@ fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> 
     let any_keywords = target.source.wire() == Wire::Python;
     let fits = |spec: &SegmentSpec| {
         spec.shape == target.shape
-            && spec.depth == 1
             && spec.dtype == target.dtype
             && (any_keywords || spec.keywords == target.keywords)
     };
@@ -229,7 +228,17 @@ fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> 
         Err(error) => crate::info!("{} is made anew: {error}", path.display()),
     }
     let layout = shm::newest_layout(shm_dir);
-    let spec =
-        SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: 1, keywords: target.keywords };
+    // Where programs write, too, the newest frame is what counts.
+    let ring = layout.depth_offset().is_some() && !target.bidirectional;
+    let frame_bytes = target.shape.frame_bytes(target.dtype);
+    let depth =
+        if ring { (limits::MIRROR_RING_BYTES / frame_bytes).clamp(1, limits::MIRROR_DEPTH_MAX) } else { 1 };
+    let spec = SegmentSpec {
+        shape: target.shape,
+        dtype: target.dtype,
+        layout,
+        depth: depth as u32,
+        keywords: target.keywords,
+    };
     shm::create(path, &spec, &[]).map_err(|error| Error::new(Kind::Os, error.to_string()))
 }

@@ -13,7 +13,10 @@ pub struct NameLock(#[allow(dead_code)] UnixListener); // held, never used
 impl NameLock {
     /// Takes a name; `None`: another process has it.
     pub fn take(name: &str) -> io::Result<Option<NameLock>> {
-        let address = SocketAddr::from_abstract_name(name)?;
+        // Such addresses are shorter than names may be: FNV-1a of it.
+        let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        let hash = name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, hash);
+        let address = SocketAddr::from_abstract_name(format!("daoserver-{hash:016x}"))?;
         match UnixListener::bind_addr(&address) {
             Ok(listener) => Ok(Some(NameLock(listener))),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(None),
@@ -53,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_name_is_held_once_and_given_back() {
-        let name = format!("daoserver-test-{}", std::process::id());
+        let name = format!("daoserver-test-{}-{}", std::process::id(), "x".repeat(300));
         let held = NameLock::take(&name).unwrap();
         assert!(held.is_some());
         assert!(NameLock::take(&name).unwrap().is_none());

@@ -157,6 +157,15 @@ impl Reader {
         (self.seen, self.started, self.restarted) = (newest, true, false);
     }
 
+    /// Of a ring: what is older than the newest frame is not given by `read_next` any more, and is no loss.
+    pub fn skip_to_newest(&mut self) {
+        let newest = self.segment.newest().1;
+        self.note_restart(newest);
+        if newest > self.seen {
+            (self.seen, self.started) = (newest - 1, true);
+        }
+    }
+
     /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is
     /// used: if so, the copy was taken with all of the frame there. `write` is not asked: a writer that has
     /// begun the next frame since has not spoilt our copy, and one that had spoilt it has moved the counter

@@ -153,8 +153,14 @@ fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
 /// Reads one line.
 pub fn parse_line(line: &str) -> Asked {
     match serde_json::from_str::<Value>(line) {
-        Ok(Value::Object(map)) => {
-            Asked { id: map.get("id").cloned().unwrap_or(Value::Null), op: parse_op(&map) }
+        Ok(Value::Object(mut map)) => {
+            let id = map.remove("id").unwrap_or(Value::Null);
+            let most = limits::CONTROL_ID_BYTES_MAX;
+            if id.to_string().len() > most {
+                let error = Error::new(Kind::Value, format!("An id has at most {most} bytes."));
+                return Asked { id: Value::Null, op: Err(error) };
+            }
+            Asked { id, op: parse_op(&map) }
         }
         Ok(_) => Asked { id: Value::Null, op: Err(Error::new(Kind::Value, "A line must be a JSON object.")) },
         Err(error) => Asked {

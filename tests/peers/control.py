@@ -368,5 +368,71 @@ def stop(control):
     eventually(lambda: not exists(control), "its socket is gone")
 
 
+def spellings(control, owner, shm):
+    """One stream under two names is still one: what is asked of it is done in turn."""
+    peer = Peer(control)
+    for _ in range(5):
+        peer.send(id="get", op="get_remote_shm", hostname=owner, shm="/" + shm, lease=True)
+        peer.send(id="release", op="release_remote_shm", hostname=owner, shm=shm)
+    answers = [peer.answer() for _ in range(10)]
+    assert [answer["id"] for answer in answers] == ["get", "release"] * 5 and all("ok" in a for a in answers), answers
+
+
+def long_id(control):
+    """An id is kept until the answer, so it has a limit."""
+    peer = Peer(control)
+    peer.send(id="x" * 5000, op="ping")
+    answer = peer.answer()
+    assert answer["id"] is None and "An id has at most" in answer["error"]["message"], answer
+    assert peer.ask("ping")
+
+
+def vain_upgrade(control, owner, shm):
+    """The owner is stopped: nobody can be let write, and those who only read have their mirror all the same."""
+    peer = Peer(control)
+    path = peer.get(owner, shm)
+    raises("TimeoutError", peer.get, owner, shm, bidirectional=True, timeout_s=1)
+    assert peer.get(owner, shm, timeout_s=1) == path
+    memory = json.load(open(control + ".memory"))
+    assert [mirror["bidirectional"] for mirror in memory["mirrors"]] == [False], memory
+    assert peer.release(owner, shm) == 0
+
+
+def unread(binary, signal, *arguments):
+    """A daemon whose answers nobody reads ends all the same."""
+    process = start(binary, arguments)
+    os.set_blocking(process.stdin.fileno(), False)
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        try:
+            os.write(process.stdin.fileno(), b'{"op": "status"}\n' * 100)
+        except BlockingIOError:
+            time.sleep(0.05)
+    process.send_signal(int(signal))
+    assert process.wait(PATIENCE_S) == 0
+
+
+def no_stderr(binary, *arguments):
+    """Standard error is a pipe that nobody reads any more: no reason to die."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    process = start(binary, arguments, stderr=write_end)
+    os.close(write_end)
+    peer = Peer(process=process)
+    assert peer.ask("start") and peer.ask("ping")["registered"]
+    process.stdin.close()
+    assert process.wait(PATIENCE_S) == 0
+
+
+def flood_then_signal(binary, signal, *arguments):
+    """A signal while a lot of requests is waiting, a start among them: it is the signal that counts."""
+    for _ in range(5):
+        process = start(binary, arguments)
+        assert Peer(process=process).ask("ping")
+        os.write(process.stdin.fileno(), b'{"op": "list_machines"}\n' * 60 + b'{"op": "start"}\n' * 5)
+        process.send_signal(int(signal))
+        assert process.wait(PATIENCE_S) == 0
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])

@@ -40,7 +40,8 @@ check "a second daemon is told who holds the socket" \
 check "... and one at another socket who has the name" fails 1 "Another daemon of this machine is 'beta'" second --control "$WORK/other.sock"
 check "... and leaves no socket behind" test ! -e "$WORK/other.sock"
 echo precious >"$WORK/file"
-check "what is no socket is left alone" fails 1 "something else is there; name another." second --control "$WORK/file"
+check "what is no socket is left alone" fails 1 "something else is there; name another." "$DAOSERVER" \
+    --redis-host 127.0.0.1 --redis-port "$REDIS_PORT" --hostname gamma --shm-dir "$WORK/beta" --control "$WORK/file"
 check "... as it was" same precious "$(cat "$WORK/file")"
 check "... and the first one runs" at beta status
 
@@ -87,7 +88,7 @@ eventually 10 grep -q held "$WORK/report"
 kill_daemon beta TERM
 start_daemon beta
 printf 'go on' >"$WORK/report"
-check "a lease is taken up again by its holder after a restart, and its mirror stays" wait "$holder"
+check "a lease is taken up again by its holder after a restart; its mirror stays, and ends with it" wait "$holder"
 python3 - "$beta" "$x" <<'EOP' >"$WORK/killed.log" 2>&1 &
 import json, socket, sys, time
 peer = socket.socket(socket.AF_UNIX)

@@ -302,7 +302,7 @@ fn a_mirror_of_a_python_owner_that_missed_its_only_frame_asks_again() {
 #[test]
 fn nobody_is_asked_for_a_segment_that_is_not_registered() {
     let (mut state, now) = (state(), Instant::now());
-    state.on_remembered(key(), false, false, Instant::now());
+    state.on_remembered(key(), false, true, 0, Instant::now());
     assert!(state.reconcile(now).is_empty(), "nothing is known yet");
     state.on_remote(key(), RemoteFacts::default());
     assert!(state.reconcile(now).is_empty());
@@ -440,7 +440,7 @@ fn two_streams_never_share_a_mirrors_file() {
 #[test]
 fn a_mirror_that_never_ran_is_forgotten_with_its_asker() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
-    assert!(state.on_want(key(), false, Holder::Kept, facts(&[])).unwrap());
+    assert_eq!(state.on_want(key(), false, Holder::Kept, facts(&[])), Ok((true, false)));
     state.on_abandon(&key(), Holder::Kept);
     assert!(state.wanted.is_empty());
     world.settle(&mut state, now);
@@ -452,17 +452,36 @@ fn a_shared_mirror_ends_with_its_last_holder() {
     let (mut state, mut world, now) = (state(), world(), Instant::now());
     let ours = || facts(&[record("me", 5560, 7)]);
     for (holder, new) in [(Holder::Lease(1), true), (Holder::Lease(2), true), (Holder::Lease(1), false)] {
-        assert_eq!(state.on_want(key(), false, holder, ours()), Ok(new));
+        assert_eq!(state.on_want(key(), false, holder, ours()), Ok((new, false)));
     }
     world.settle(&mut state, now);
-    assert_eq!(state.on_release(&key(), 1), Some(1));
-    assert_eq!(state.on_release(&key(), 1), Some(1), "he has no lease of it any more");
-    assert_eq!(state.on_release(&key(), 3), Some(1), "nor has he");
+    assert_eq!(state.on_release(&key(), 1, true), Some(1));
+    assert_eq!(state.on_release(&key(), 1, true), Some(1), "he has no lease of it any more");
+    assert_eq!(state.on_release(&key(), 3, true), Some(1), "nor has he");
     assert!(state.mirrors.contains_key(&key()));
     state.on_caller_gone(2);
     world.settle(&mut state, now);
     assert!(state.mirrors.is_empty() && state.traces.is_empty());
-    assert_eq!(state.on_release(&key(), 2), None);
+    assert_eq!(state.on_release(&key(), 2, true), None);
+}
+
+#[test]
+fn who_waited_in_vain_to_write_leaves_the_mirror_as_it_was() {
+    let (mut state, mut world, now) = (state(), world(), Instant::now());
+    let ours = || facts(&[record("me", 5560, 7)]);
+    state.on_want(key(), false, Holder::Kept, ours()).unwrap();
+    world.settle(&mut state, now);
+    assert_eq!(state.on_want(key(), true, Holder::Kept, ours()), Ok((false, true)));
+    assert_eq!(
+        state.on_want(key(), true, Holder::Kept, ours()),
+        Ok((false, false)),
+        "the second does not raise it"
+    );
+    world.settle(&mut state, now);
+    assert!(state.running_mirror(&key()).is_none(), "nobody may write yet");
+    assert!(state.on_write_given_up(&key()));
+    assert!(state.running_mirror(&key()).is_some());
+    assert_eq!(state.on_release(&key(), 5, false), Some(1), "only his lease, and he has none");
 }
 
 #[test]
@@ -473,7 +492,7 @@ fn a_kept_mirror_outlives_leases_and_a_leased_one_outlives_its_release() {
     state.on_caller_gone(1);
     assert!(state.wanted.contains_key(&key()));
     state.on_want(key(), false, Holder::Lease(2), facts(&[])).unwrap();
-    assert_eq!(state.on_release(&key(), 9), Some(1), "the command's");
+    assert_eq!(state.on_release(&key(), 9, true), Some(1), "the command's");
     state.on_caller_gone(2);
     assert!(state.wanted.is_empty());
 }
@@ -482,14 +501,26 @@ fn a_kept_mirror_outlives_leases_and_a_leased_one_outlives_its_release() {
 fn leases_of_an_earlier_run_end_unless_somebody_asks_again() {
     let (mut state, now) = (state(), Instant::now());
     let other = ("owner".to_owned(), "dm".to_owned());
-    state.on_remembered(key(), false, true, now);
-    state.on_remembered(other.clone(), true, true, now);
-    assert_eq!(state.on_want(key(), false, Holder::Lease(1), facts(&[])), Ok(true));
+    state.on_remembered(key(), false, false, 1, now);
+    state.on_remembered(other.clone(), true, false, 1, now);
+    assert_eq!(state.on_want(key(), false, Holder::Lease(1), facts(&[])), Ok((true, false)));
     state.expire_leases(now + limits::LEASE_GRACE / 2);
     assert_eq!(state.wanted.len(), 2);
     state.expire_leases(now + limits::LEASE_GRACE);
     assert_eq!(state.wanted.keys().collect::<Vec<_>>(), [&key()]);
     assert_eq!(state.traces, BTreeSet::from([other]));
+}
+
+#[test]
+fn a_lease_that_is_taken_up_again_ends_when_its_holder_does() {
+    let (mut state, now) = (state(), Instant::now());
+    state.on_remembered(key(), false, false, 2, now);
+    state.on_want(key(), false, Holder::Lease(1), facts(&[])).unwrap();
+    state.on_caller_gone(1);
+    assert_eq!(state.wanted[&key()].leases(), 1, "the other may still come");
+    state.on_want(key(), false, Holder::Lease(2), facts(&[])).unwrap();
+    state.on_caller_gone(2);
+    assert!(state.wanted.is_empty());
 }
 
 #[test]
@@ -581,7 +612,7 @@ proptest! {
                     let _new = state.on_want(key(), false, holder, facts(&[])).unwrap();
                 }
                 Event::Release(caller) => {
-                    let _left = state.on_release(&key(), caller);
+                    let _left = state.on_release(&key(), caller, true);
                 }
                 Event::CallerGone(caller) => state.on_caller_gone(caller),
                 Event::Remote(boot) => {
