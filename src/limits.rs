@@ -32,6 +32,8 @@ pub const CLIENTS_MAX: usize = 256;
 pub const MIRRORS_MAX: usize = 1_024;
 /// Commands waiting for the command thread; one more is answered "busy".
 pub const COMMAND_QUEUE: usize = 256;
+/// Cores that can be named: the kernel's `cpu_set_t` has so many.
+pub const CORES_MAX: usize = 1_024;
 /// Ports tried above `--base-pub-port` before giving up.
 pub const PORTS_TRIED: u16 = 4_096;
 

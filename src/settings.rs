@@ -1,6 +1,7 @@
 //! What the daemon and the commands were told: the meaning of the command line and the environment, checked once.
 //! A leaf: `cli/` makes it, `daemon` and `control` read it.
 
+use crate::limits::CORES_MAX;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -54,6 +55,44 @@ impl Transport {
         let rows = [("auto", Transport::Auto), ("zmq", Transport::Zmq), ("tcp", Transport::Tcp)];
         rows.into_iter().find(|row| row.0 == text).map(|row| row.1)
     }
+}
+
+/// How the thread of a stream waits for the next frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Polling {
+    /// It never sleeps: a core for each stream.
+    Spin,
+    /// It learns when a frame is due, sleeps until shortly before, and spins around it.
+    #[default]
+    Adaptive,
+    /// It never spins.
+    Sleep,
+}
+
+impl Polling {
+    /// From the command line's word.
+    pub fn parse(text: &str) -> Option<Polling> {
+        let rows = [("spin", Polling::Spin), ("adaptive", Polling::Adaptive), ("sleep", Polling::Sleep)];
+        rows.into_iter().find(|row| row.0 == text).map(|row| row.1)
+    }
+}
+
+/// Core numbers, as the kernel writes them: `2,3,5-7`.
+pub fn cores(text: &str) -> Result<Vec<usize>, String> {
+    let number = |text: &str| {
+        let known = text.parse::<usize>().ok().filter(|core| *core < CORES_MAX);
+        known.ok_or_else(|| format!("'{text}' is no core number from 0 to {}", CORES_MAX - 1))
+    };
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(format!("'{part}' runs backwards"));
+        }
+        cores.extend(first..=last);
+    }
+    Ok(cores)
 }
 
 /// A range of addresses: `192.168.64.0/24`, or one address.
@@ -139,6 +178,14 @@ pub struct Settings {
     pub allow: Vec<Cidr>,
     /// How frames travel.
     pub transport: Transport,
+    /// How threads of streams wait.
+    pub poll: Polling,
+    /// The cores that they are pinned to, one each in turn; none named: wherever the kernel puts them.
+    pub cores: Vec<usize>,
+    /// Their priority of `SCHED_FIFO`; `None`: they are like other threads.
+    pub rt_priority: Option<u8>,
+    /// The daemon's memory is never paged out, and there before it is needed.
+    pub lock_memory: bool,
     /// The control socket; `None`: `<shm_dir>/.daoserver-<hostname>.sock`.
     pub control: Option<PathBuf>,
 }
@@ -161,6 +208,10 @@ impl Settings {
             read_only: false,
             allow: Vec::new(),
             transport: Transport::Auto,
+            poll: Polling::Adaptive,
+            cores: Vec::new(),
+            rt_priority: None,
+            lock_memory: false,
             control: None,
         }
     }
@@ -202,6 +253,15 @@ mod tests {
                 && !allows(&[one], ip("8.8.8.8"))
                 && allows(&[one, range], ip("192.168.64.1"))
         );
+    }
+
+    #[test]
+    fn core_numbers_are_read_as_the_kernel_writes_them() {
+        assert_eq!(cores("2,3,5-7"), Ok(vec![2, 3, 5, 6, 7]));
+        assert_eq!(cores("0"), Ok(vec![0]));
+        for bad in ["", "a", "1,", "3-1", "1-", "-1", "1024", "0-99999999999", "1 2"] {
+            assert!(cores(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -18,23 +18,6 @@ pub struct Policy {
     pub park_longest: Duration,
 }
 
-/// A publisher that watches a counter. Spinning is short: on a machine with fewer cores than threads it takes the
-/// core from the writer that it waits for.
-pub const PUBLISHER: Policy = Policy {
-    spins: 100,
-    yields: 10,
-    park_shortest: Duration::from_micros(50),
-    park_longest: Duration::from_micros(800),
-};
-
-/// A mirror waits in the kernel, which wakes it for a message: its park is a time-out of `poll`, in whole milliseconds.
-pub const MIRROR: Policy = Policy {
-    spins: 50,
-    yields: 2,
-    park_shortest: Duration::from_millis(100),
-    park_longest: Duration::from_millis(100),
-};
-
 /// What to do in a turn without work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
@@ -79,14 +62,21 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    const POLICY: Policy = Policy {
+        spins: 100,
+        yields: 10,
+        park_shortest: Duration::from_micros(50),
+        park_longest: Duration::from_micros(800),
+    };
+
     #[test]
     fn a_loop_without_work_spins_then_yields_then_parks_ever_longer_and_work_starts_it_over() {
-        let mut backoff = Backoff::new(PUBLISHER);
+        let mut backoff = Backoff::new(POLICY);
         let turns: Vec<Idle> = (0..100_000).map(|_| backoff.idle()).collect();
         assert_eq!(turns[0], Idle::Spin);
         assert_eq!(turns[100], Idle::Yield);
-        assert_eq!(turns[110], Idle::Park(PUBLISHER.park_shortest));
-        assert_eq!(turns.last(), Some(&Idle::Park(PUBLISHER.park_longest)));
+        assert_eq!(turns[110], Idle::Park(POLICY.park_shortest));
+        assert_eq!(turns.last(), Some(&Idle::Park(POLICY.park_longest)));
         backoff.reset();
         assert_eq!(backoff.idle(), Idle::Spin);
     }

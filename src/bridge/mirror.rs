@@ -400,6 +400,11 @@ impl Mirror {
         Ok(())
     }
 
+    /// Waits for bytes, at most this long.
+    pub fn wait(&self, time: Duration) {
+        self.inlet.wait(time);
+    }
+
     /// What is due by the clock, whether frames come or not.
     pub fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_check_ns {

@@ -69,6 +69,11 @@ impl Outlet {
         tcp.is_sending()
     }
 
+    /// Is a frame on its way that has not left whole?
+    pub fn is_sending(&self) -> bool {
+        self.tcp.as_ref().is_some_and(TcpOutlet::is_sending)
+    }
+
     /// Waits, at most this long, and less if a client that is still being sent to takes more.
     pub fn wait(&self, time: Duration) {
         match self.tcp.as_ref().filter(|tcp| tcp.is_sending()) {

@@ -4,6 +4,7 @@ use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::outlet::Outlet;
 use crate::bridge::sockets::{Sent, Topics, queue_frames};
 use crate::bridge::stats::{PublisherStats, RateMeter};
+use crate::bridge::watch::{WATCH_FROM, Watch};
 use crate::bridge::worker::{Ended, Worker};
 use crate::dtype::{DType, Shape};
 use crate::limits;
@@ -27,6 +28,8 @@ const _: () =
 
 /// New subscribers are noticed within this time, however idle the stream.
 const SUBSCRIPTION_POLL_NS: i64 = 5_000_000;
+/// Who has no subscriber sleeps for so long at a time: then that is noticed within this time.
+const UNSUBSCRIBED_PARK: Duration = Duration::from_millis(20);
 /// The segment's file is looked at, for having been replaced, so often.
 const FILE_CHECK_NS: i64 = 200_000_000;
 
@@ -57,6 +60,8 @@ pub struct Publisher {
     away: bool,
     /// No buffer was free for a frame since the last that was copied.
     starved: bool,
+    /// Looks at the counter while we sleep for long.
+    watch: Option<Watch>,
     rate: RateMeter,
     next_subscription_poll_ns: i64,
     next_file_check_ns: i64,
@@ -190,6 +195,7 @@ impl Publisher {
             next_keywords_ns: 0,
             away: true,
             starved: false,
+            watch: None,
             rate: RateMeter::default(),
             next_subscription_poll_ns: 0,
             next_file_check_ns: 0,
@@ -373,6 +379,11 @@ impl Publisher {
         self.outlet.zmq.linger(limits::WRITE_BACK_LINGER);
     }
 
+    /// Long waits end with a frame, as this watch sees it; without one they are short.
+    pub fn set_watch(&mut self, watch: Option<Watch>) {
+        self.watch = watch;
+    }
+
     /// The sequence number of the frame sent last.
     pub fn seq(&self) -> u64 {
         self.header.seq
@@ -487,7 +498,16 @@ impl Worker for Publisher {
 
     fn park(&mut self, time: Duration) {
         // Without a subscriber nothing is urgent but the next subscriber.
-        let idle = !self.outlet.subscribed().any();
-        self.outlet.wait(if idle { Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64) } else { time });
+        if !self.outlet.subscribed().any() {
+            return self
+                .outlet
+                .wait(time.clamp(Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64), UNSUBSCRIBED_PARK));
+        }
+        match &self.watch {
+            Some(watch) if time > WATCH_FROM && !self.outlet.is_sending() => {
+                watch.wait(self.reader.seen(), time.min(UNSUBSCRIBED_PARK));
+            }
+            _ => self.outlet.wait(time.min(WATCH_FROM)),
+        }
     }
 }

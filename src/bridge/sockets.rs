@@ -3,8 +3,8 @@
 
 use crate::limits;
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
-use crate::os::clock;
 use crate::os::zmq_ext::{SendPool, set_xpub_nodrop};
+use crate::os::{clock, poll};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -310,8 +310,9 @@ impl SubSocket {
 
     /// Waits in the kernel for a message, at most this long.
     pub fn wait(&self, time: Duration) {
-        // An interrupted wait is a short wait.
-        let _ = self.socket.poll(zmq::POLLIN, time.as_millis().min(1_000) as i64);
+        // `zmq_poll` counts in milliseconds. The descriptor tells of events since the last `receive` that found nothing,
+        // so it may be waited for after one. An interrupted wait is a short wait.
+        let _ = poll::news(&self.socket, time.min(Duration::from_secs(1)));
     }
 }
 

@@ -17,9 +17,10 @@ use std::time::Duration;
 
 /// After so long without a frame both sides are brought together: longer than a frame takes there and back.
 const QUIET_NS: i64 = 400_000_000;
-/// Both directions are looked at so often at least, while frames come and when none has come for a while.
+/// Both directions are looked at so often at least, while frames come and when none has come for a while. What comes over
+/// the network ends a wait.
 const PARK_MAX: Duration = Duration::from_micros(100);
-const PARK_MAX_QUIET: Duration = Duration::from_micros(400);
+const PARK_MAX_QUIET: Duration = Duration::from_micros(800);
 
 /// A client's frame that was written without knowing one that we sent this long ago, or up to twice as long, is refused:
 /// more than a frame takes there and back, so that only a link that stood still has such frames.
@@ -105,7 +106,7 @@ impl Worker for Bidirectional {
     }
 
     fn park(&mut self, time: Duration) {
-        clock::sleep(time.min(self.quiet.park_max()));
+        self.mirror.wait(time.min(self.quiet.park_max()));
     }
 }
 
@@ -245,10 +246,11 @@ impl Worker for Owned {
     }
 
     fn park(&mut self, time: Duration) {
-        if self.links.is_empty() {
-            self.publisher.park(time)
-        } else {
-            clock::sleep(time.min(self.quiet.park_max()))
+        let time_both = time.min(self.quiet.park_max());
+        match &self.links[..] {
+            [] => self.publisher.park(time),
+            [(_, mirror)] => mirror.wait(time_both),
+            _ => clock::sleep(time_both),
         }
     }
 }

@@ -191,8 +191,7 @@ impl TcpOutlet {
     pub fn wait(&self, time: Duration) {
         let sending = self.peers.iter().find(|peer| peer.unsent.sent < peer.unsent.total);
         if let Some(peer) = sending {
-            // `poll` counts in milliseconds: shorter waits are sleeps.
-            if time < Duration::from_millis(1) || poll::writable(&peer.stream, time).is_err() {
+            if poll::writable(&peer.stream, time).is_err() {
                 std::thread::sleep(time);
             }
         }

@@ -1,6 +1,9 @@
 //! The one loop that runs publishers and mirrors: work, else idle, until stopped or ended.
 
-use crate::bridge::backoff::{Backoff, Idle, Policy};
+use crate::bridge::backoff::Idle;
+use crate::bridge::pace::Pace;
+use crate::os::clock;
+use crate::os::scheduling::{self, Place};
 use crate::os::threads::{Handle, Stop, spawn};
 use std::fmt;
 use std::time::Duration;
@@ -43,30 +46,34 @@ pub trait Worker: Send {
     }
 }
 
-/// Runs a worker on a thread of this name until it is stopped or ends. `on_end` hears of an end by itself, on that
+/// Runs a worker on a thread of this name and place until it is stopped or ends. `on_end` hears of an end by itself, on that
 /// thread; it is not called for a stop.
 pub fn run(
     name: &str,
-    policy: Policy,
+    mut pace: Pace,
+    place: Place,
     mut worker: impl Worker + 'static,
     on_end: impl FnOnce(Ended) + Send + Clone + 'static,
 ) -> std::io::Result<Handle> {
     let on_panic = on_end.clone();
     let body = move |stop: &Stop| {
-        crate::os::scheduling::prefer_latency();
-        let mut backoff = Backoff::new(policy);
+        scheduling::prefer_latency();
+        if let Err(why) = scheduling::take_place(place) {
+            crate::warn!("this thread runs like any other: {why}");
+        }
         while !stop.is_set() {
+            let begun_ns = clock::monotonic_ns();
             match worker.do_work() {
                 Err(ended) => {
                     drop(worker); // its port is free before anybody hears of the end
                     return on_end(ended);
                 }
-                Ok(0) => match backoff.idle() {
+                Ok(0) => match pace.idle(begun_ns) {
                     Idle::Spin => std::hint::spin_loop(),
                     Idle::Yield => std::thread::yield_now(),
                     Idle::Park(time) => worker.park(time),
                 },
-                Ok(_) => backoff.reset(),
+                Ok(_) => pace.on_work(begun_ns),
             }
         }
         worker.finish();
@@ -77,6 +84,8 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::pace::Role;
+    use crate::settings::Polling;
     use std::sync::mpsc;
 
     struct Countdown(usize);
@@ -93,7 +102,8 @@ mod tests {
     fn an_end_and_a_panic_are_both_told() {
         for (start, expected) in [(5, Ended::SegmentGone), (20, Ended::Panicked("thirteen".into()))] {
             let (sender, receiver) = mpsc::channel();
-            let handle = run("w", super::super::backoff::MIRROR, Countdown(start), move |ended| {
+            let pace = Pace::new(Polling::Adaptive, Role::Mirror);
+            let handle = run("w", pace, Place::default(), Countdown(start), move |ended| {
                 sender.send(ended).unwrap();
             });
             assert_eq!(receiver.recv().unwrap(), expected);

@@ -6,7 +6,7 @@ use crate::dtype::{DType, Shape};
 use crate::limits;
 use crate::log::Level;
 use crate::naming;
-use crate::settings::{Cidr, Role, Transport};
+use crate::settings::{Cidr, Polling, Role, Transport, cores};
 use std::time::Duration;
 
 /// What a flag's value is when nobody typed it.
@@ -121,6 +121,18 @@ pub static FLAGS: &[Flag] = &[
     row("transport", Some("auto|zmq|tcp"), Default::Value("auto"), &[Daemon],
         "how frames travel between two daoservers; auto: TCP where the other side offers it",
         |t, v| put(&mut t.transport, Transport::parse(v).ok_or("it is none of auto, zmq, tcp".into()))),
+    row("poll", Some("spin|adaptive|sleep"), Default::Value("adaptive"), &[Daemon],
+        "how a stream waits; spin: always awake, takes a core a stream; adaptive: sleeps until a frame is due; sleep: cheapest",
+        |t, v| put(&mut t.poll, Polling::parse(v).ok_or("it is none of spin, adaptive, sleep".into()))),
+    row("cpu", Some("LIST"), Default::None, &[Daemon],
+        "cores such as 2,3,5-7 to which the threads of streams are pinned, one each in turn",
+        |t, v| put(&mut t.cores, cores(v))),
+    row("rt-priority", Some("N"), Default::None, &[Daemon],
+        "priority of these threads, 1 to 99: SCHED_FIFO, before everything that has none",
+        |t, v| some(&mut t.rt_priority, typed::whole(v, 1, 99))),
+    row("lock-memory", None, Default::None, &[Daemon],
+        "keep the daemon in memory and touch its pages before they are needed",
+        |t, _| on(&mut t.lock_memory)),
     row("stdio", None, Default::None, &[Daemon],
         "the control protocol on standard input and output; nothing is registered before its start, and all ends with it",
         |t, _| on(&mut t.stdio)),
@@ -258,7 +270,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_daemon_is_there() {
         let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
-            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow transport control stdio log-level help \
+            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow transport poll cpu rt-priority lock-memory control stdio log-level help \
             version"
             .split_whitespace()
             .collect();
@@ -285,6 +297,10 @@ mod tests {
             ("advertise-ip", "0.0.0.0"),
             ("bind", "localhost"),
             ("log-level", "loud"),
+            ("poll", "busy"),
+            ("cpu", "1,x"),
+            ("rt-priority", "0"),
+            ("rt-priority", "100"),
             ("workers", "257"),
             ("shape", "8x0"),
             ("dtype", "float16"),

@@ -4,7 +4,7 @@ use crate::dtype::{DType, Shape};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::log::Level;
-use crate::settings::{Cidr, Role, Secret, Settings, Transport};
+use crate::settings::{Cidr, Polling, Role, Secret, Settings, Transport};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +38,10 @@ pub struct Typed {
     pub read_only: bool,
     pub allow: Vec<Cidr>,
     pub transport: Transport,
+    pub poll: Polling,
+    pub cores: Vec<usize>,
+    pub rt_priority: Option<u8>,
+    pub lock_memory: bool,
     pub control: Option<PathBuf>,
     pub log_level: Option<Level>,
 
@@ -186,6 +190,10 @@ impl Typed {
         settings.read_only = self.read_only;
         settings.allow = self.allow.clone();
         settings.transport = self.transport;
+        settings.poll = self.poll;
+        settings.cores = self.cores.clone();
+        settings.rt_priority = self.rt_priority;
+        settings.lock_memory = self.lock_memory;
         settings.control = self.control.clone();
         Ok(settings)
     }

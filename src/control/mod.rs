@@ -17,6 +17,7 @@ pub mod holders;
 pub mod loops;
 pub mod operations;
 pub mod persist;
+pub mod places;
 pub mod reconcile;
 pub mod redis_link;
 pub mod registration;

@@ -3,13 +3,16 @@
 use crate::bridge::mirror::Mirror;
 use crate::bridge::origins::Origins;
 use crate::bridge::outlet::Outlet;
+use crate::bridge::pace::{Pace, Role};
 use crate::bridge::publisher::{Back, Publisher, Started};
 use crate::bridge::sockets::PubSocket;
 use crate::bridge::stats::{MirrorStats, Wire};
 use crate::bridge::streams::{Bidirectional, Link, Owned};
 use crate::bridge::tcp::TcpOutlet;
-use crate::bridge::{backoff, worker};
+use crate::bridge::watch::Watcher;
+use crate::bridge::worker;
 use crate::control::commands::{Command, Commands};
+use crate::control::places::Places;
 use crate::control::state::{BackSocket, MirrorInfo, StreamKey, Target};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
@@ -35,6 +38,9 @@ pub struct Workshop {
     /// Ports are handed out in turn: a client of a segment that has just ended must not find another one at its port.
     next_port: u16,
     mirrors_started: u64,
+    /// Looks at quiet segments for all publishers.
+    watcher: Arc<Watcher>,
+    places: Places,
     /// Bound sockets of write-backs whose mirror has yet to start.
     backs: BTreeMap<StreamKey, Outlet>,
     /// Counts of a stream go on when its mirror is made anew.
@@ -47,6 +53,8 @@ impl Workshop {
     /// Streams will bind `ip` unless the settings say otherwise; how they end is told to `commands`.
     pub fn new(settings: Settings, ip: Ipv4Addr, commands: Commands, context: zmq::Context) -> Workshop {
         Workshop {
+            places: Places::prepare(&settings),
+            watcher: Arc::default(),
             bind_ip: settings.bind.unwrap_or(ip),
             next_port: settings.base_pub_port,
             settings,
@@ -112,13 +120,15 @@ impl Workshop {
         let facts = shm::probe(path).map_err(|error| error.to_string())?;
         let socket = self.bind(preferred_port, facts.spec.frame_bytes())?;
         let origins = Arc::new(Origins::default());
-        let (publisher, started) =
+        let (mut publisher, started) =
             Publisher::new(path, socket, Arc::clone(&origins), None).map_err(|error| error.to_string())?;
+        publisher.set_watch(self.watcher.watch(path));
         let (orders, receiver) = channel();
         let owned = Owned::new(publisher, origins, self.context.clone(), path.to_owned(), receiver);
         let commands = self.commands.clone();
         let (ended_name, boot_id) = (name.to_owned(), started.boot_id);
-        let handle = worker::run(&format!("dao-pub-{name}"), backoff::PUBLISHER, owned, move |why| {
+        let (pace, place) = (Pace::new(self.settings.poll, Role::Publisher), self.places.next());
+        let handle = worker::run(&format!("dao-pub-{name}"), pace, place, owned, move |why| {
             commands.insist(Command::PublisherEnded { name: ended_name, boot_id, why });
         });
         let handle = handle.map_err(|error| format!("no thread: {error}"))?;
@@ -158,6 +168,7 @@ impl Workshop {
         let ended = key.clone();
         let on_end = move |why| commands.insist(Command::MirrorEnded { key: ended, number, why });
         let thread = format!("dao-mir-{}", key.1);
+        let (poll, place) = (self.settings.poll, self.places.next());
         let (handle, back) = if target.bidirectional {
             let no_socket = || refused("the socket of its write-back is gone".to_owned());
             let socket = self.backs.remove(key).ok_or_else(no_socket)?;
@@ -166,9 +177,9 @@ impl Workshop {
             let (back, started) = Publisher::new(&path, socket, origins, Some(Back { me, open: false }))
                 .map_err(|error| refused(error.to_string()))?;
             let both = Bidirectional::new(mirror, back, &path).map_err(|ended| refused(ended.to_string()))?;
-            (worker::run(&thread, backoff::PUBLISHER, both, on_end), Some(started.stats))
+            (worker::run(&thread, Pace::new(poll, Role::Publisher), place, both, on_end), Some(started.stats))
         } else {
-            (worker::run(&thread, backoff::MIRROR, mirror, on_end), None)
+            (worker::run(&thread, Pace::new(poll, Role::Mirror), place, mirror, on_end), None)
         };
         let handle = handle.map_err(|error| refused(format!("no thread: {error}")))?;
         let (shape, dtype) = (target.shape, target.dtype);

@@ -1,15 +1,18 @@
 //! Waiting for a descriptor with a bound, and asking whether anybody is at its other end.
-#![allow(unsafe_code)] // poll
+#![allow(unsafe_code)] // ppoll
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
-fn poll(descriptor: &impl AsFd, events: libc::c_short, time: Duration) -> io::Result<libc::c_short> {
-    let mut entry = libc::pollfd { fd: descriptor.as_fd().as_raw_fd(), events, revents: 0 };
-    let timeout_ms = time.as_millis().min(60_000) as libc::c_int;
-    // SAFETY: one valid entry for the call's length; the descriptor is borrowed for as long.
-    match unsafe { libc::poll(&mut entry, 1, timeout_ms) } {
+fn poll(descriptor: &impl AsRawFd, events: libc::c_short, time: Duration) -> io::Result<libc::c_short> {
+    let mut entry = libc::pollfd { fd: descriptor.as_raw_fd(), events, revents: 0 };
+    let time = time.min(Duration::from_secs(60));
+    let timeout =
+        libc::timespec { tv_sec: time.as_secs() as libc::time_t, tv_nsec: time.subsec_nanos().into() };
+    // SAFETY: one valid entry and a valid time for the call's length, and no signal mask; a descriptor that is none is
+    // answered with an event.
+    match unsafe { libc::ppoll(&mut entry, 1, &timeout, std::ptr::null()) } {
         -1 => match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::Interrupted => Ok(0),
             error => Err(error),
@@ -20,17 +23,23 @@ fn poll(descriptor: &impl AsFd, events: libc::c_short, time: Duration) -> io::Re
 
 /// Waits until a read would not block: there are bytes, or the end, or an error to be told. `false`: not in this time.
 pub fn readable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
-    Ok(poll(descriptor, libc::POLLIN, time)? != 0)
+    Ok(poll(&descriptor.as_fd(), libc::POLLIN, time)? != 0)
+}
+
+/// Waits until a ZMQ socket may have something new, since it was last asked in vain. It may end early, not late.
+pub fn news(socket: &zmq::Socket, time: Duration) -> io::Result<bool> {
+    Ok(poll(socket, libc::POLLIN, time)? != 0)
 }
 
 /// Waits until a write would not block, or a connection is made or refused. `false`: not in this time.
 pub fn writable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
-    Ok(poll(descriptor, libc::POLLOUT, time)? != 0)
+    Ok(poll(&descriptor.as_fd(), libc::POLLOUT, time)? != 0)
 }
 
 /// Can nobody read any more what is written here? One that has only ended its own sending can.
 pub fn deserted(descriptor: &impl AsFd) -> bool {
-    poll(descriptor, 0, Duration::ZERO).is_ok_and(|events| events & (libc::POLLHUP | libc::POLLERR) != 0)
+    poll(&descriptor.as_fd(), 0, Duration::ZERO)
+        .is_ok_and(|events| events & (libc::POLLHUP | libc::POLLERR) != 0)
 }
 
 #[cfg(test)]

@@ -1,5 +1,17 @@
-//! How soon the kernel runs a thread that wakes up.
-#![allow(unsafe_code)] // prctl and sched_setattr
+//! Where and how soon the kernel runs a thread, and what stays in memory.
+#![allow(unsafe_code)] // prctl, sched_setattr and their kin, mlockall
+
+use crate::limits::CORES_MAX;
+use std::io;
+
+/// Where a thread runs, and before whom.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// On this core alone.
+    pub core: Option<usize>,
+    /// With this priority of `SCHED_FIFO`.
+    pub fifo_priority: Option<u8>,
+}
 
 /// `struct sched_attr` of Linux, first version.
 #[repr(C)]
@@ -50,8 +62,82 @@ fn current_nice() -> i32 {
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
 }
 
+fn checked(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+const _: () = assert!(CORES_MAX == libc::CPU_SETSIZE as usize);
+
+/// Puts the calling thread in its place. What fails is left as it was, and the rest is done.
+pub fn take_place(place: Place) -> io::Result<()> {
+    let pinned = place.core.map_or(Ok(()), pin);
+    place.fifo_priority.map_or(Ok(()), run_first).and(pinned)
+}
+
+fn pin(core: usize) -> io::Result<()> {
+    if core >= CORES_MAX {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: a cpu_set_t is an array of integers, for which zeros are valid; `core` is below its size; the call reads
+    // the set, for the calling thread (0).
+    checked(unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    })
+}
+
+fn run_first(priority: u8) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority.into() };
+    // SAFETY: the call reads one valid struct, for the calling thread (0).
+    checked(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &parameters) })
+}
+
+/// Would a thread be given this place? Tried on one that ends at once.
+pub fn try_place(place: Place) -> io::Result<()> {
+    let tried = std::thread::Builder::new().spawn(move || take_place(place))?.join();
+    tried.unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+}
+
+/// The cores that the kernel gives to nobody who does not ask for them (`isolcpus`).
+pub fn isolated_cores() -> Vec<usize> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/isolated").unwrap_or_default();
+    crate::settings::cores(text.trim()).unwrap_or_default()
+}
+
+/// Keeps in memory what the process has and will have, so that nothing on a frame's way waits for a page. Refused where
+/// a limit would make later mappings fail.
+pub fn lock_memory() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call fills one valid struct.
+    checked(unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) })?;
+    if limit.rlim_cur != libc::RLIM_INFINITY && !may_lock_all() {
+        let why = format!("the limit is {} kB (ulimit -l)", limit.rlim_cur / 1024);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    // SAFETY: no memory of ours is passed, and none is moved.
+    checked(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) })
+}
+
+/// CAP_IPC_LOCK, for which there is no limit: bit 14 of the effective capabilities.
+fn may_lock_all() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 1 << 14 != 0)
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_place_that_no_machine_has_is_refused_and_none_is_always_given() {
+        use super::{Place, try_place};
+        use crate::limits::CORES_MAX;
+        assert!(try_place(Place { core: Some(CORES_MAX - 1), fifo_priority: None }).is_err());
+        assert!(try_place(Place { core: Some(CORES_MAX), fifo_priority: None }).is_err());
+        assert!(try_place(Place { core: None, fifo_priority: Some(100) }).is_err());
+        assert!(try_place(Place::default()).is_ok());
+    }
+
     #[test]
     fn a_thread_goes_on_as_it_was_wherever_the_kernel_does_not_know_the_wish() {
         super::prefer_latency();

@@ -16,9 +16,9 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Mappings that can be watched: every segment published, and every mirror once as a mirror and once more
-/// while it is replaced.
-const MAPPINGS_MAX: usize = limits::SEGMENTS_MAX + 2 * limits::MIRRORS_MAX;
+/// Mappings that can be watched: every segment published, once by its publisher and once by the watcher of quiet
+/// segments, and every mirror once as a mirror and once more while it is replaced.
+const MAPPINGS_MAX: usize = 2 * limits::SEGMENTS_MAX + 2 * limits::MIRRORS_MAX;
 
 const FREE: usize = 0;
 /// Taken, but not filled in: page 0 is never mapped, so no address lies here.

@@ -107,6 +107,11 @@ impl Reader {
         &self.segment
     }
 
+    /// Counter of the frame that was returned or passed over last; 0 before the first.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// Is it worth calling `read_next`? A handful of loads, and no system call.
     pub fn has_news(&self) -> bool {
         self.segment.newest().1 != self.seen

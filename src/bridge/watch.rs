@@ -1,0 +1,182 @@
+//! `dao-watch`: one thread that looks at the counters of all quiet segments of the daemon, and wakes their publishers.
+//! A look is a few loads, a wake-up is thousands of times that: fifty sleeping publishers that looked for themselves
+//! within a millisecond would take a third of a core.
+
+use crate::os::scheduling;
+use crate::os::threads::{Handle, Stop, spawn};
+use crate::shm::{Access, Segment};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+/// Between two looks at each segment: with the wake-up, a frame is seen within a millisecond.
+const LOOK_EVERY: Duration = Duration::from_micros(800);
+/// Waits that end sooner are not worth asking for a watch.
+pub const WATCH_FROM: Duration = Duration::from_millis(1);
+
+/// One segment and who waits for it.
+struct Entry {
+    number: u64,
+    /// A mapping of our own: a mapping is used by one thread at a time.
+    segment: Segment,
+    /// The counter that its publisher has seen.
+    seen: u64,
+    /// Its publisher, while it sleeps.
+    sleeper: Option<Thread>,
+}
+
+#[derive(Default)]
+struct List {
+    entries: Vec<Entry>,
+    next_number: u64,
+    sleepers: usize,
+}
+
+#[derive(Default)]
+struct Inner {
+    list: Mutex<List>,
+    somebody_sleeps: Condvar,
+}
+
+impl Inner {
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn run(&self, stop: &Stop) {
+        scheduling::prefer_latency();
+        while !stop.is_set() {
+            let mut list = self.list();
+            if list.sleepers == 0 {
+                let waited = self.somebody_sleeps.wait_timeout(list, Duration::from_secs(1));
+                drop(waited);
+                continue;
+            }
+            let mut woken = 0;
+            for entry in &mut list.entries {
+                if entry.sleeper.is_some() && (entry.segment.newest().1 != entry.seen || entry.segment.lost())
+                {
+                    if let Some(sleeper) = entry.sleeper.take() {
+                        sleeper.unpark();
+                        woken += 1;
+                    }
+                }
+            }
+            list.sleepers -= woken;
+            drop(list);
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+/// The daemon's watcher. Its thread begins with the first segment.
+#[derive(Default)]
+pub struct Watcher {
+    inner: Arc<Inner>,
+    thread: Mutex<Option<Handle>>,
+}
+
+impl Watcher {
+    /// Puts the segment at `path` on the list, for as long as the answer lives. `None`: it cannot be watched, and its
+    /// publisher has to look for itself.
+    pub fn watch(self: &Arc<Self>, path: &Path) -> Option<Watch> {
+        let segment = Segment::open(path, Access::Read).ok()?;
+        let mut thread = self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if thread.is_none() {
+            let inner = Arc::clone(&self.inner);
+            *thread = Some(spawn("dao-watch", Stop::new(), move |stop| inner.run(stop), |_| ()).ok()?);
+        }
+        let mut list = self.inner.list();
+        list.next_number += 1;
+        let number = list.next_number;
+        list.entries.push(Entry { number, segment, seen: 0, sleeper: None });
+        Some(Watch { watcher: Arc::clone(self), number })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let thread = self.thread.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(thread) = thread.take() {
+            thread.stop();
+            self.inner.somebody_sleeps.notify_all();
+        }
+    }
+}
+
+/// A place on the list.
+pub struct Watch {
+    watcher: Arc<Watcher>,
+    number: u64,
+}
+
+impl Watch {
+    /// Sleeps until the segment's counter is another than `seen`, at most this long. It may end early.
+    pub fn wait(&self, seen: u64, time: Duration) {
+        self.change(|entry| (entry.seen, entry.sleeper) = (seen, Some(thread::current())));
+        thread::park_timeout(time);
+        self.change(|entry| entry.sleeper = None);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Entry)) {
+        let inner = &self.watcher.inner;
+        let mut list = inner.list();
+        let List { entries, sleepers, .. } = &mut *list;
+        let Some(entry) = entries.iter_mut().find(|entry| entry.number == self.number) else { return };
+        let slept = usize::from(entry.sleeper.is_some());
+        change(entry);
+        *sleepers = *sleepers - slept + usize::from(entry.sleeper.is_some());
+        if *sleepers == 1 && slept == 0 {
+            inner.somebody_sleeps.notify_one();
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.change(|entry| entry.sleeper = None);
+        self.watcher.inner.list().entries.retain(|entry| entry.number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::{DType, Shape};
+    use crate::shm::{self, Layout, SegmentSpec, Writer};
+    use std::time::Instant;
+
+    #[test]
+    fn a_sleeper_is_woken_by_a_frame_and_by_nothing_else() {
+        let path =
+            crate::naming::segment_path(&std::env::temp_dir(), &format!("watch{}", std::process::id()));
+        let spec = SegmentSpec {
+            shape: Shape::new(&[4]).unwrap(),
+            dtype: DType::U8,
+            layout: Layout::Fifo,
+            depth: 1,
+            keywords: 0,
+        };
+        let mut writer = Writer::new(shm::create(&path, &spec, &[]).unwrap()).unwrap();
+        let watcher = Arc::new(Watcher::default());
+        let watch = watcher.watch(&path).unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(20) {
+            watch.wait(0, Duration::from_millis(20)); // nothing: the whole time
+        }
+        let writing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            writer.write(&[1; 4]).unwrap()
+        });
+        let begun = Instant::now();
+        while Segment::open(&path, Access::Read).unwrap().newest().1 == 0 {
+            watch.wait(0, Duration::from_secs(60));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "the frame woke it");
+        watch.wait(0, Duration::from_secs(60)); // it has come already: at once
+        writing.join().unwrap();
+        shm::remove(&path).unwrap();
+        assert!(watcher.watch(&path).is_none(), "a segment that is not there");
+    }
+}
