@@ -134,7 +134,11 @@ fn a_clock_that_stands_still_or_goes_back_is_survived() {
     for role in [Role::Publisher, Role::Mirror] {
         let mut pace = Pace::new(Polling::Adaptive, role);
         for turn in 0..10_000 {
-            if turn % 3 == 0 { pace.on_work(5) } else { drop(pace.idle(5)) }
+            if turn % 3 == 0 {
+                pace.on_work(5)
+            } else {
+                let _ = pace.idle(5);
+            }
         }
         every(1_000_000, 100).into_iter().rev().for_each(|now| pace.on_work(now));
         assert!(matches!(pace.idle(-1), Idle::Spin | Idle::Yield | Idle::Park(_)));

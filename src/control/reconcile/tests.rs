@@ -87,6 +87,7 @@ impl World {
                 self.boots += 1;
                 let started = Started {
                     port: preferred_port.unwrap_or(5560),
+                    tcp_port: None,
                     boot_id: self.boots,
                     shape: shape(),
                     dtype: DType::U16,
