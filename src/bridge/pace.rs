@@ -33,6 +33,9 @@ const SPINS_A_YIELD: u32 = 4_096;
 /// The same around the time when a frame is due.
 const NEAR_SPINS_A_YIELD: u32 = 16;
 
+/// One that never spins looks so often then.
+const NEAR_PARK: Duration = Duration::from_micros(50);
+
 /// Frames in a row at about the same distance, before it is taken for a period.
 const REGULAR_MIN: u32 = 8;
 /// Shorter periods are spun through, longer ones are no rhythm that is worth keeping.
@@ -200,7 +203,7 @@ impl Pace {
     /// A look that began at this time found work.
     pub fn on_work(&mut self, now_ns: i64) {
         self.backoff.reset();
-        if self.polling == Polling::Adaptive {
+        if self.keeps_rhythm() {
             // The kernel ends a mirror's park when the frame comes; a publisher's ends when it ends.
             let exact = self.parked && self.role == Role::Mirror && now_ns < self.rhythm.due_ns;
             self.rhythm.on_frame(if exact { now_ns } else { self.empty_ns.min(now_ns) }, now_ns);
@@ -214,9 +217,10 @@ impl Pace {
         self.turns = self.turns.wrapping_add(1);
         let idle = match self.polling {
             Polling::Spin => self.spin(SPINS_A_YIELD),
-            Polling::Sleep => self.backoff.idle(),
-            Polling::Adaptive => match self.rhythm.phase(now_ns) {
+            Polling::Sleep if !self.keeps_rhythm() => self.backoff.idle(),
+            _ => match self.rhythm.phase(now_ns) {
                 Some(Phase::Ahead { ns }) if ns >= SHORTEST_SLEEP_NS => park_ns(ns),
+                Some(Phase::Ahead { .. } | Phase::Near) if self.polling == Polling::Sleep => NEAR_PARK.into(),
                 Some(Phase::Ahead { .. }) => Idle::Spin,
                 Some(Phase::Near) => self.spin(NEAR_SPINS_A_YIELD),
                 Some(Phase::Late { next_in_ns }) => match self.backoff.idle() {
@@ -228,6 +232,11 @@ impl Pace {
         };
         (self.empty_ns, self.parked) = (now_ns, matches!(idle, Idle::Park(_)));
         idle
+    }
+
+    /// Whoever is woken by the kernel, and may not spin, needs to know nothing.
+    fn keeps_rhythm(&self) -> bool {
+        self.polling == Polling::Adaptive || self.polling == Polling::Sleep && self.role == Role::Publisher
     }
 
     fn spin(&self, spins_a_yield: u32) -> Idle {

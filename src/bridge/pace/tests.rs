@@ -120,6 +120,15 @@ fn an_irregular_source_is_backed_off_from_and_never_slept_over() {
 }
 
 #[test]
+fn sleeping_costs_less_than_waiting_awake_for_what_is_due() {
+    let arrivals = every(1_000_000, 4_000);
+    let (sleep, adaptive) =
+        (run(Polling::Sleep, &arrivals, 40_000), run(Polling::Adaptive, &arrivals, 40_000));
+    assert!(sleep.busy < adaptive.busy / 2.0, "{} {}", sleep.busy, adaptive.busy);
+    assert!(sleep.within_ns(0.9) < 150_000, "{}", sleep.within_ns(0.9));
+}
+
+#[test]
 fn sleeping_never_spins_and_spinning_never_sleeps() {
     let (mut sleep, mut spin) =
         (Pace::new(Polling::Sleep, Role::Publisher), Pace::new(Polling::Spin, Role::Mirror));
