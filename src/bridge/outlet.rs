@@ -4,6 +4,7 @@ use crate::bridge::sockets::{PubSocket, Sent, Topics};
 use crate::bridge::tcp::TcpOutlet;
 use crate::os::zmq_ext::SendPool;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// The sockets of one publisher, bound.
@@ -67,6 +68,11 @@ impl Outlet {
         let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.is_sending()) else { return false };
         tcp.progress();
         tcp.is_sending()
+    }
+
+    /// What can be read when a subscriber comes, speaks or goes.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.zmq.descriptor().into_iter().chain(self.tcp.iter().flat_map(TcpOutlet::descriptors))
     }
 
     /// Is a frame on its way that has not left whole?

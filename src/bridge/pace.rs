@@ -11,7 +11,7 @@ const PUBLISHER: Policy = Policy {
     spins: 100,
     yields: 10,
     park_shortest: Duration::from_micros(50),
-    park_longest: Duration::from_millis(20),
+    park_longest: Duration::from_millis(100),
 };
 
 /// A mirror's park ends with the first byte.

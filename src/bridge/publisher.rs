@@ -505,7 +505,9 @@ impl Worker for Publisher {
         }
         match &self.watch {
             Some(watch) if time > WATCH_FROM && !self.outlet.is_sending() => {
-                watch.wait(self.reader.seen(), time.min(UNSUBSCRIBED_PARK));
+                watch.wait(self.reader.seen(), self.outlet.descriptors(), time);
+                // What woke us may be a subscriber.
+                self.next_subscription_poll_ns = 0;
             }
             _ => self.outlet.wait(time.min(WATCH_FROM)),
         }

@@ -8,6 +8,7 @@ use crate::os::{clock, poll};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// Frames that may wait for one subscriber: about a megabyte of them, but neither so few that an idle link loses
@@ -169,6 +170,11 @@ impl PubSocket {
         let any = |topic: &str| self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix));
         self.subscribed = Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON), tcp: false };
         new
+    }
+
+    /// Has something to read when there is news since the last look.
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.socket.get_fd().ok()
     }
 
     /// Sends one message: topic, a range of the pool's buffer, and perhaps a third part. Never waits.

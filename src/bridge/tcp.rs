@@ -16,6 +16,7 @@ use crate::wire::frame::{
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 /// What is not acknowledged for so long, or no hello for so long, ends a connection.
@@ -115,6 +116,12 @@ impl TcpOutlet {
     /// Does anybody take frames?
     pub fn has_peers(&self) -> bool {
         self.peers.iter().any(|peer| peer.hello.len() == HELLO_BYTES)
+    }
+
+    /// What can be read when a client comes, speaks or goes.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        std::iter::once(self.listener.as_raw_fd())
+            .chain(self.peers.iter().map(|peer| peer.stream.as_raw_fd()))
     }
 
     /// Is a message on its way that has not left whole?

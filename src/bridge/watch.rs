@@ -1,17 +1,22 @@
-//! `dao-watch`: one thread that looks at the counters of all quiet segments of the daemon, and wakes their publishers.
+//! `dao-watch`: one thread that looks at the counters of all quiet segments of the daemon, and at their publishers'
+//! sockets, and wakes who has something to do.
 //! A look is a few loads, a wake-up is thousands of times that: fifty sleeping publishers that looked for themselves
 //! within a millisecond would take a third of a core.
 
+use crate::os::poll::Many;
 use crate::os::scheduling;
 use crate::os::threads::{Handle, Stop, spawn};
 use crate::shm::{Access, Segment};
+use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 /// Between two looks at each segment: with the wake-up, a frame is seen within a millisecond.
-const LOOK_EVERY: Duration = Duration::from_micros(800);
+const LOOK_EVERY: Duration = Duration::from_micros(900);
+/// Between two looks at the sockets, in looks at the segments: new subscribers are noticed within about 5 ms.
+const LOOKS_A_POLL: u32 = 5;
 /// Waits that end sooner are not worth asking for a watch.
 pub const WATCH_FROM: Duration = Duration::from_millis(1);
 
@@ -24,6 +29,14 @@ struct Entry {
     seen: u64,
     /// Its publisher, while it sleeps.
     sleeper: Option<Thread>,
+    /// That one's sockets. They stay open while it sleeps: before it goes on it must have the list.
+    descriptors: Vec<RawFd>,
+}
+
+impl Entry {
+    fn moved(&self) -> bool {
+        self.sleeper.is_some() && (self.segment.newest().1 != self.seen || self.segment.lost())
+    }
 }
 
 #[derive(Default)]
@@ -31,6 +44,15 @@ struct List {
     entries: Vec<Entry>,
     next_number: u64,
     sleepers: usize,
+}
+
+impl List {
+    fn wake(&mut self, place: usize) {
+        if let Some(sleeper) = self.entries.get_mut(place).and_then(|entry| entry.sleeper.take()) {
+            sleeper.unpark();
+            self.sleepers -= 1;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -46,6 +68,7 @@ impl Inner {
 
     fn run(&self, stop: &Stop) {
         scheduling::prefer_latency();
+        let (mut looks, mut sockets) = (0u32, Many::default());
         while !stop.is_set() {
             let mut list = self.list();
             if list.sleepers == 0 {
@@ -53,17 +76,22 @@ impl Inner {
                 drop(waited);
                 continue;
             }
-            let mut woken = 0;
-            for entry in &mut list.entries {
-                if entry.sleeper.is_some() && (entry.segment.newest().1 != entry.seen || entry.segment.lost())
-                {
-                    if let Some(sleeper) = entry.sleeper.take() {
-                        sleeper.unpark();
-                        woken += 1;
-                    }
+            for place in 0..list.entries.len() {
+                let moved = list.entries.get(place).is_some_and(Entry::moved);
+                if moved {
+                    list.wake(place);
                 }
             }
-            list.sleepers -= woken;
+            looks = looks.wrapping_add(1);
+            if looks.is_multiple_of(LOOKS_A_POLL) {
+                sockets.clear();
+                for (place, entry) in
+                    list.entries.iter().enumerate().filter(|(_, entry)| entry.sleeper.is_some())
+                {
+                    entry.descriptors.iter().for_each(|descriptor| sockets.push(place, *descriptor));
+                }
+                sockets.ready().for_each(|place| list.wake(place));
+            }
             drop(list);
             thread::sleep(LOOK_EVERY);
         }
@@ -90,7 +118,7 @@ impl Watcher {
         let mut list = self.inner.list();
         list.next_number += 1;
         let number = list.next_number;
-        list.entries.push(Entry { number, segment, seen: 0, sleeper: None });
+        list.entries.push(Entry { number, segment, seen: 0, sleeper: None, descriptors: Vec::new() });
         Some(Watch { watcher: Arc::clone(self), number })
     }
 }
@@ -112,9 +140,14 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Sleeps until the segment's counter is another than `seen`, at most this long. It may end early.
-    pub fn wait(&self, seen: u64, time: Duration) {
-        self.change(|entry| (entry.seen, entry.sleeper) = (seen, Some(thread::current())));
+    /// Sleeps until the segment's counter is another than `seen` or one of the sockets can be read, at most this long. It
+    /// may end early.
+    pub fn wait(&self, seen: u64, sockets: impl Iterator<Item = RawFd>, time: Duration) {
+        self.change(|entry| {
+            (entry.seen, entry.sleeper) = (seen, Some(thread::current()));
+            entry.descriptors.clear();
+            entry.descriptors.extend(sockets);
+        });
         thread::park_timeout(time);
         self.change(|entry| entry.sleeper = None);
     }
@@ -145,6 +178,9 @@ mod tests {
     use super::*;
     use crate::dtype::{DType, Shape};
     use crate::shm::{self, Layout, SegmentSpec, Writer};
+    use std::io::Write as _;
+    use std::iter::empty as none;
+    use std::os::fd::AsRawFd as _;
     use std::time::Instant;
 
     #[test]
@@ -163,7 +199,7 @@ mod tests {
         let watch = watcher.watch(&path).unwrap();
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(20) {
-            watch.wait(0, Duration::from_millis(20)); // nothing: the whole time
+            watch.wait(0, none(), Duration::from_millis(20)); // nothing: the whole time
         }
         let writing = thread::spawn(move || {
             thread::sleep(Duration::from_millis(20));
@@ -171,11 +207,15 @@ mod tests {
         });
         let begun = Instant::now();
         while Segment::open(&path, Access::Read).unwrap().newest().1 == 0 {
-            watch.wait(0, Duration::from_secs(60));
+            watch.wait(0, none(), Duration::from_secs(60));
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "the frame woke it");
-        watch.wait(0, Duration::from_secs(60)); // it has come already: at once
+        watch.wait(0, none(), Duration::from_secs(60)); // it has come already: at once
         writing.join().unwrap();
+        let (mut there, here) = std::os::unix::net::UnixStream::pair().unwrap();
+        there.write_all(b"x").unwrap();
+        watch.wait(1, std::iter::once(here.as_raw_fd()), Duration::from_secs(60)); // a socket: at once
+        assert!(begun.elapsed() < Duration::from_secs(30), "nobody slept a minute");
         shm::remove(&path).unwrap();
         assert!(watcher.watch(&path).is_none(), "a segment that is not there");
     }

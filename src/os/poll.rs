@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // ppoll
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 fn poll(descriptor: &impl AsRawFd, events: libc::c_short, time: Duration) -> io::Result<libc::c_short> {
@@ -29,6 +29,35 @@ pub fn readable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
 /// Waits until a ZMQ socket may have something new, since it was last asked in vain. It may end early, not late.
 pub fn news(socket: &zmq::Socket, time: Duration) -> io::Result<bool> {
     Ok(poll(socket, libc::POLLIN, time)? != 0)
+}
+
+/// Descriptors that are looked at together, each under its owner's number.
+#[derive(Default)]
+pub struct Many {
+    entries: Vec<libc::pollfd>,
+    owners: Vec<usize>,
+}
+
+impl Many {
+    /// None of them.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.owners.clear();
+    }
+
+    /// One more.
+    pub fn push(&mut self, owner: usize, descriptor: RawFd) {
+        self.entries.push(libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 });
+        self.owners.push(owner);
+    }
+
+    /// Whose can be read now, without waiting: one system call.
+    pub fn ready(&mut self) -> impl Iterator<Item = usize> {
+        // SAFETY: valid entries for the call's length; a descriptor that is none is answered with an event.
+        let ready = unsafe { libc::poll(self.entries.as_mut_ptr(), self.entries.len() as libc::nfds_t, 0) };
+        let both = self.entries.iter().zip(&self.owners);
+        both.filter(move |(entry, _)| ready > 0 && entry.revents != 0).map(|(_, owner)| *owner)
+    }
 }
 
 /// Waits until a write would not block, or a connection is made or refused. `false`: not in this time.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 const LOOK_NS: i64 = 300;
 /// The watcher of quiet segments looks so often, and takes over parks above a millisecond.
-const WATCH_NS: i64 = 800_000;
+const WATCH_NS: i64 = 900_000;
 const WATCHED_NS: i64 = 1_000_000;
 
 struct Seen {
