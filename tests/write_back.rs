@@ -105,8 +105,13 @@ impl Cluster {
 
     /// A client whose write-back has this shape.
     fn join(&mut self, name: &str, shape: &str) {
+        self.join_with(name, shape, 1);
+    }
+
+    /// The same, with a mirror of so many frames.
+    fn join_with(&mut self, name: &str, shape: &str, depth: u32) {
         let path = self.place.path(name);
-        let segment = shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
+        let segment = shm::create(&path, &spec(SHAPE, DType::F32, depth), &[]).unwrap();
         let source = Source { ip: LOOPBACK, port: self.started.port, boot_id: Some(self.started.boot_id) };
         let stats = Arc::new(MirrorStats::default());
         let writer = Writer::new(segment).unwrap();
@@ -175,6 +180,65 @@ impl Cluster {
     fn counters(&mut self) -> Vec<u64> {
         self.programs().map(|program| program.counter()).collect()
     }
+}
+
+#[test]
+fn a_burst_of_writes_arrives_or_is_counted_and_in_a_ring_all_of_it_arrives() {
+    for depth in [1, 64] {
+        let mut cluster = Cluster::new(0);
+        cluster.join_with("c", SHAPE, depth);
+        cluster.pump("connected", |cluster| cluster.clients[0].stats.frames.load(Relaxed) > 0);
+        cluster.warm_up();
+        let sent = |cluster: &Cluster| cluster.clients[0].back.frames.load(Relaxed);
+        let lapped = |cluster: &Cluster| cluster.clients[0].back.lapped.load(Relaxed);
+        let taken = |cluster: &Cluster| cluster.clients[0].link.stats.frames.load(Relaxed);
+        let before = (sent(&cluster), lapped(&cluster), taken(&cluster));
+        let mut number = 0;
+        for burst in 0..200u32 {
+            for _ in 0..=burst % 20 {
+                number += 1;
+                cluster.clients[0].program.write(number);
+            }
+            cluster.pump("the burst was seen", |cluster| {
+                let sent = sent(cluster) - before.0;
+                sent + lapped(cluster) - before.1 == u64::from(number) && taken(cluster) - before.2 == sent
+            });
+            if burst % 7 == 0 {
+                // The owner's own come between.
+                cluster.program.write(1_000_000 + burst);
+                cluster.pump("the owner's is everywhere", |cluster| cluster.all_have(1_000_000 + burst));
+            }
+        }
+        number += 1;
+        cluster.clients[0].program.write(number);
+        cluster.pump("the last one is everywhere", |cluster| cluster.all_have(number));
+        let (sent, lapped) = (sent(&cluster) - before.0, lapped(&cluster) - before.1);
+        assert_eq!(sent + lapped, u64::from(number), "depth {depth}: every write is sent or counted");
+        assert_eq!(taken(&cluster) - before.2, sent, "depth {depth}: what was sent is there");
+        assert!(depth == 1 || lapped == 0, "depth {depth}: {lapped} lapped");
+        assert!(depth > 1 || lapped > 0, "the burst was none");
+    }
+}
+
+#[test]
+fn the_newest_write_arrives_though_queues_were_full() {
+    let mut cluster = Cluster::new(1);
+    cluster.warm_up();
+    let mut number = 0;
+    // The owner stands still while the client goes on: its queues fill up.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while cluster.clients[0].back.queue_full.load(Relaxed) == 0 {
+        assert!(Instant::now() < deadline, "no queue was ever full");
+        number += 1;
+        cluster.clients[0].program.write(number);
+        cluster.clients[0].worker.do_work().unwrap();
+    }
+    for _ in 0..50 {
+        number += 1;
+        cluster.clients[0].program.write(number);
+        cluster.clients[0].worker.do_work().unwrap();
+    }
+    cluster.pump("the newest is everywhere", |cluster| cluster.all_have(number));
 }
 
 #[test]
