@@ -392,8 +392,13 @@ impl Publisher {
     }
 
     /// What was sent last is on its way even if this publisher ends now.
-    pub fn linger(&self) {
+    pub fn linger(&mut self) {
         self.outlet.zmq.linger(limits::WRITE_BACK_LINGER);
+        let deadline = clock::monotonic_ns() + limits::WRITE_BACK_LINGER.as_nanos() as i64;
+        // What the kernel has taken it sends by itself.
+        while self.outlet.progress() && clock::monotonic_ns() < deadline {
+            self.outlet.wait(Duration::from_millis(1));
+        }
     }
 
     /// The sequence number of the frame sent last.
