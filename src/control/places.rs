@@ -38,16 +38,16 @@ impl Places {
                 );
             }
         }
-        if settings.lock_memory {
-            if let Err(why) = scheduling::lock_memory() {
-                crate::warn!("--lock-memory is left out: {why}");
-            }
+        if settings.lock_memory
+            && let Err(why) = scheduling::lock_memory()
+        {
+            crate::warn!("--lock-memory is left out: {why}");
         }
         Places { cores, fifo_priority, given: 0 }
     }
 
     /// The next stream's.
-    pub fn next(&mut self) -> Place {
+    pub fn take(&mut self) -> Place {
         let core = self.cores.get(self.given % self.cores.len().max(1)).copied();
         self.given += 1;
         Place { core, fifo_priority: self.fifo_priority }
@@ -61,15 +61,15 @@ mod tests {
     #[test]
     fn streams_take_the_cores_in_turn() {
         let mut places = Places { cores: vec![2, 5], fifo_priority: None, given: 0 };
-        let cores: Vec<_> = (0..3).map(|_| places.next().core).collect();
+        let cores: Vec<_> = (0..3).map(|_| places.take().core).collect();
         assert_eq!(cores, [Some(2), Some(5), Some(2)]);
         let mut anywhere = Places { cores: vec![], fifo_priority: Some(3), given: 0 };
-        assert_eq!(anywhere.next(), Place { core: None, fifo_priority: Some(3) });
+        assert_eq!(anywhere.take(), Place { core: None, fifo_priority: Some(3) });
     }
 
     #[test]
     fn cores_that_the_machine_does_not_have_are_left_out() {
         let settings = Settings { cores: vec![1_023], ..Settings::named("h") };
-        assert_eq!(Places::prepare(&settings).next(), Place::default());
+        assert_eq!(Places::prepare(&settings).take(), Place::default());
     }
 }

@@ -127,7 +127,7 @@ impl Workshop {
         let owned = Owned::new(publisher, origins, self.context.clone(), path.to_owned(), receiver);
         let commands = self.commands.clone();
         let (ended_name, boot_id) = (name.to_owned(), started.boot_id);
-        let (pace, place) = (Pace::new(self.settings.poll, Role::Publisher), self.places.next());
+        let (pace, place) = (Pace::new(self.settings.poll, Role::Publisher), self.places.take());
         let handle = worker::run(&format!("dao-pub-{name}"), pace, place, owned, move |why| {
             commands.insist(Command::PublisherEnded { name: ended_name, boot_id, why });
         });
@@ -168,7 +168,7 @@ impl Workshop {
         let ended = key.clone();
         let on_end = move |why| commands.insist(Command::MirrorEnded { key: ended, number, why });
         let thread = format!("dao-mir-{}", key.1);
-        let (poll, place) = (self.settings.poll, self.places.next());
+        let (poll, place) = (self.settings.poll, self.places.take());
         let (handle, back) = if target.bidirectional {
             let no_socket = || refused("the socket of its write-back is gone".to_owned());
             let socket = self.backs.remove(key).ok_or_else(no_socket)?;
