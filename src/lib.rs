@@ -11,6 +11,7 @@
 //! may use. `tests/house.rs` checks it.
 
 pub mod api;
+pub mod bench;
 pub mod bridge;
 pub mod cli;
 pub mod control;
