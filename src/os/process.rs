@@ -64,14 +64,20 @@ pub fn local_address_towards(peer: SocketAddr) -> io::Result<IpAddr> {
     Ok(socket.local_addr()?.ip())
 }
 
-/// The child gets a SIGTERM when the thread that starts it ends, however that ends.
+/// The child gets a SIGTERM when the thread that starts it ends, however that ends. It blocks no signal, whatever we do.
 pub fn end_with_parent(command: &mut Command) {
-    // SAFETY: between fork and exec only calls are allowed that are safe in a signal handler; prctl is one system call,
-    // and reading errno is none.
+    // SAFETY: between fork and exec only calls are allowed that are safe in a signal handler, and these are; the set is
+    // initialised before it is used.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        command.pre_exec(|| {
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&mut none);
+            let unblocked = libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) == 0;
+            if unblocked && libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
         });
     }
 }

@@ -78,7 +78,9 @@ PIDS+=("$bench")
 eventually 10 test -S "$WORK/bench/daoserver-bench$bench/bench${bench}n1-client/control"
 started=$(children "$bench")
 kill -KILL "$bench"
-all_gone() { for pid in $started; do kill -0 "$pid" 2>/dev/null && return 1; done; }
+wait "$bench" 2>/dev/null
+# Who adopts them may not reap them: a zombie is gone.
+all_gone() { for pid in $started; do grep -q '^State:[[:space:]]*[^Z]' "/proc/$pid/status" 2>/dev/null && return 1; done; :; }
 check "it had started Redis and two daemons" test "$(wc -w <<<"$started")" = 3
 check "killed, its children end" eventually 10 all_gone
 rm -rf "$WORK/bench"/* /dev/shm/sem.*"bench${bench}n"*
