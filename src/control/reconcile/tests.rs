@@ -86,6 +86,7 @@ impl World {
             Action::StartPublisher { name, preferred_port, .. } => {
                 self.boots += 1;
                 let started = Started {
+                    tcp_port: None,
                     port: preferred_port.unwrap_or(5560),
                     boot_id: self.boots,
                     shape: shape(),
