@@ -259,13 +259,7 @@ mod tests {
     fn every_floor_is_measured_and_ends_when_told() {
         let stop = Stop::new();
         let ask = Ask { frame_bytes: 3_000, rate_hz: 1_000.0, time: Duration::from_millis(50), stop: &stop };
-        let floors: [&dyn Fn(Ask) -> Result<Hop>; 4] = [
-            &memory_copy,
-            &|ask| tcp_hop(ask, Waiting::Spinning),
-            &|ask| tcp_hop(ask, Waiting::Blocking),
-            &zmq_hop,
-        ];
-        for floor in floors {
+        for (_, floor) in crate::bench::FLOORS {
             let hop = floor(ask).unwrap();
             assert!(!hop.run_us.is_empty() && hop.run_us.iter().all(|us| *us > 0.0));
             assert!(hop.rate_hz <= 1_500.0);
@@ -273,7 +267,7 @@ mod tests {
         let flat_out = tcp_hop(Ask { rate_hz: f64::INFINITY, ..ask }, Waiting::Blocking).unwrap();
         assert!(flat_out.run_us.len() > 50);
         stop.set();
-        for floor in floors {
+        for (_, floor) in crate::bench::FLOORS {
             assert!(floor(ask).is_err());
         }
     }
