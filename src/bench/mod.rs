@@ -20,6 +20,7 @@ mod report;
 pub use plan::Plan;
 pub use report::Report;
 
+use crate::bridge::bench::publishing;
 use crate::error::Result;
 use crate::os::threads::{Stop, spawn};
 use crate::os::{scheduling, signals};
@@ -32,6 +33,9 @@ use std::time::Duration;
 
 /// Longest attempt at a rate.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_millis(500);
+
+/// Bytes of the frames whose publishing is measured: a 128x256 image of 16 bits.
+const PUBLISHED_BYTES: u32 = 64 << 10;
 
 /// One floor, all runs.
 pub struct Floor {
@@ -105,6 +109,10 @@ fn measured(plan: &Plan, stop: &Stop, progress: &mut dyn FnMut(&str)) -> Result<
     let mut ground = Ground::new(plan, stop)?;
     for &frame_bytes in &plan.sizes_bytes {
         report.sizes.push(size(plan, &mut ground, frame_bytes, stop, progress)?);
+    }
+    if plan.publishing {
+        progress("what publishing costs");
+        report.publishing = publishing(PUBLISHED_BYTES, stop)?;
     }
     go_on(stop)?;
     Ok(report)

@@ -29,6 +29,8 @@ pub struct Plan {
     pub run_time: Duration,
     /// Values of the daemon's `--poll`; `None`: it is not given.
     pub polls: Vec<Option<&'static str>>,
+    /// Is what publishing costs to be measured, too?
+    pub publishing: bool,
     /// Flags that name a Redis which runs already. Empty: the bench starts its own.
     pub redis_flags: Vec<String>,
     /// Private directories are made here.

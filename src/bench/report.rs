@@ -12,7 +12,7 @@ use std::fs;
 pub struct Report {
     pub(super) sizes: Vec<Size>,
     /// What publishing costs the publishing thread.
-    pub publishing: Vec<publishing::Row>,
+    pub(super) publishing: Vec<publishing::Row>,
     command: String,
     runs: usize,
     run_time_s: f64,
@@ -295,6 +295,7 @@ mod tests {
             runs: 2,
             run_time: Duration::from_millis(1_500),
             polls: vec![None],
+            publishing: false,
             redis_flags: Vec::new(),
             shm_dir: "/nowhere".into(),
         };

@@ -4,14 +4,11 @@ use super::commands::{Bench, Name};
 use super::{flags, output};
 use crate::bench::plan::{QUICK_SIZE_BYTES, SIZES_BYTES};
 use crate::bench::{self, Plan};
-use crate::bridge::bench::publishing;
 use crate::error::Result;
 use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-/// Bytes of the frames whose publishing is measured: a 128x256 image of 16 bits.
-const PUBLISHED_BYTES: u32 = 64 * 1024;
 /// The polling modes, once the daemon has them.
 const POLLS: [&str; 3] = ["adaptive", "spin", "sleep"];
 
@@ -33,15 +30,12 @@ pub fn run(asked: &Bench, shm_dir: &Path) -> Result<()> {
         runs: asked.runs.unwrap_or(runs),
         run_time: asked.seconds.unwrap_or(run_time),
         polls: if has_polls { POLLS.map(Some).to_vec() } else { vec![None] },
+        publishing: !asked.quick,
         redis_flags: asked.redis_flags.clone(),
         shm_dir: shm_dir.to_owned(),
     };
     // A standard error that is gone changes nothing.
     let mut progress = |what: &str| drop(std::io::stderr().write_all(format!("bench: {what}\n").as_bytes()));
-    let mut report = bench::run(&plan, &mut progress)?;
-    if !asked.quick {
-        progress("what publishing costs");
-        report.publishing = publishing(PUBLISHED_BYTES)?;
-    }
+    let report = bench::run(&plan, &mut progress)?;
     if asked.json { output::print(&report.json().to_string()) } else { output::print(&report.table()) }
 }
