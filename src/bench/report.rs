@@ -347,7 +347,7 @@ mod tests {
         let table = report().table();
         let row = table.lines().find(|line| line.starts_with("daoserver tcp")).unwrap();
         assert!(row.ends_with("4 lapped + 1 transport + 5 unknown"), "{row}");
-        assert!(row.contains(" 1.50    0.50    1.75 "), "{row}");
+        assert!(row.contains(" 1.50    0.50    1.50 "), "{row}");
     }
 
     #[test]
