@@ -51,7 +51,7 @@ impl Case {
     }
 }
 
-/// Two digits are all that such a measurement holds: nobody is helped by more than a tenth of a microsecond.
+/// As much as such a measurement holds.
 fn tenths(number: f64) -> Value {
     if number.is_finite() { json!((number * 10.0).round() / 10.0) } else { Value::Null }
 }
@@ -60,10 +60,11 @@ fn hundredths(number: f64) -> Value {
     if number.is_finite() { json!((number * 100.0).round() / 100.0) } else { Value::Null }
 }
 
-/// So that it stays narrow: 8.4, 123, 12345, and a dash for what is not known.
+/// So that it stays narrow: 0.02, 8.4, 123, 12345, and a dash for what is not known.
 fn cell(number: f64) -> String {
     match number {
         _ if !number.is_finite() => "-".to_owned(),
+        _ if number > 0.0 && number < 0.995 => format!("{number:.2}"),
         _ if number < 99.95 => format!("{number:.1}"),
         _ => format!("{number:.0}"),
     }
