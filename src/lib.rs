@@ -7,10 +7,11 @@
 //! main -> cli -> api -> daemon -> control -> bridge -> { wire, shm } -> os
 //! ```
 //!
-//! Arrows point one way; `limits`, `dtype`, `naming`, `settings`, `error`, `log` and `metrics` are leaves that anyone
-//! may use. `tests/house.rs` checks it.
+//! `bench` stands beside `api`: it starts daemons, and is none. Arrows point one way; `limits`, `dtype`, `naming`,
+//! `settings`, `error`, `log` and `metrics` are leaves that anyone may use. `tests/house.rs` checks it.
 
 pub mod api;
+pub mod bench;
 pub mod bridge;
 pub mod cli;
 pub mod control;

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 #[rustfmt::skip] // a table
 const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("cli", &["api", "control", "bridge", "wire", "shm", "os"]),
+    ("cli", &["api", "bench", "control", "bridge", "wire", "shm", "os"]),
     ("api", &["daemon", "control", "bridge", "wire", "shm", "os"]),
+    // Beside the daemon, which it runs as any user does.
+    ("bench", &["control", "bridge", "wire", "shm", "os"]),
     ("daemon", &["control", "bridge", "wire", "shm", "os"]),
     ("control", &["bridge", "wire", "shm", "os"]),
     ("bridge", &["wire", "shm", "os"]),

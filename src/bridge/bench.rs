@@ -51,8 +51,8 @@ impl Drop for Place {
     }
 }
 
-/// Measures frames of this many bytes. Takes about ten seconds.
-pub fn publishing(frame_bytes: u32) -> Result<Vec<Row>> {
+/// Measures frames of this many bytes. Takes about ten seconds, or ends with an error once it is told to stop.
+pub fn publishing(frame_bytes: u32, stop: &Stop) -> Result<Vec<Row>> {
     let name = format!("bench{}", std::process::id());
     let directory = std::env::temp_dir().join(format!("daoserver-{name}"));
     std::fs::create_dir(&directory).map_err(|why| failed("make its directory")(&why))?;
@@ -63,10 +63,10 @@ pub fn publishing(frame_bytes: u32) -> Result<Vec<Row>> {
     let mut writer = Writer::new(segment).map_err(|why| failed("write its segment")(&why))?;
     let mut turns: [Vec<Row>; 4] = Default::default();
     for _ in 0..TURNS {
-        turns[0].push(copy(&place, &mut writer)?);
-        turns[1].push(bare_socket(frame_bytes)?);
-        turns[2].push(publisher(&place, &mut writer, "our wire, one subscriber", TOPIC_DAO)?);
-        turns[3].push(publisher(&place, &mut writer, "Python's wire, one subscriber", TOPIC_PYTHON)?);
+        turns[0].push(copy(&place, &mut writer, stop)?);
+        turns[1].push(bare_socket(frame_bytes, stop)?);
+        turns[2].push(publisher(&place, &mut writer, "our wire, one subscriber", TOPIC_DAO, stop)?);
+        turns[3].push(publisher(&place, &mut writer, "Python's wire, one subscriber", TOPIC_PYTHON, stop)?);
     }
     Ok(turns.into_iter().filter_map(median_turn).collect())
 }
@@ -83,10 +83,13 @@ fn row(what: &'static str, mut times_us: Vec<f64>) -> Row {
 }
 
 /// Calls `frame` once a period and times what it says it took.
-fn paced(what: &'static str, mut frame: impl FnMut() -> Result<Duration>) -> Result<Row> {
+fn paced(what: &'static str, stop: &Stop, mut frame: impl FnMut() -> Result<Duration>) -> Result<Row> {
     let mut times_us = Vec::with_capacity(FRAMES);
     for _ in 0..FRAMES {
         std::thread::sleep(PERIOD);
+        if stop.is_set() {
+            return Err(Error::new(Kind::Os, "The bench was interrupted."));
+        }
         times_us.push(frame()?.as_secs_f64() * 1e6);
     }
     Ok(row(what, times_us))
@@ -99,11 +102,11 @@ fn open(place: &Place) -> Result<Reader> {
 }
 
 /// The floor: one checked copy out of the segment.
-fn copy(place: &Place, writer: &mut Writer) -> Result<Row> {
+fn copy(place: &Place, writer: &mut Writer, stop: &Stop) -> Result<Row> {
     let mut reader = open(place)?;
     let mut buffer = vec![0; reader.segment().spec().frame_bytes()];
     let pixels = buffer.clone();
-    paced("one copy out of the segment", || {
+    paced("one copy out of the segment", stop, || {
         writer.write(&pixels).map_err(|why| failed("write a frame")(&why))?;
         let begun = Instant::now();
         reader.read_next(&mut buffer);
@@ -147,7 +150,7 @@ impl Drop for Subscriber {
 }
 
 /// A bare PUB socket that sends as many bytes, which libzmq copies.
-fn bare_socket(frame_bytes: u32) -> Result<Row> {
+fn bare_socket(frame_bytes: u32, stop: &Stop) -> Result<Row> {
     let context = zmq::Context::new();
     let socket = context.socket(zmq::PUB).map_err(|why| failed("open a socket")(&why))?;
     socket.bind("tcp://127.0.0.1:*").map_err(|why| failed("bind a port")(&why))?;
@@ -156,7 +159,7 @@ fn bare_socket(frame_bytes: u32) -> Result<Row> {
     let _subscriber = Subscriber::new(&context, port.unwrap_or(0), "")?;
     std::thread::sleep(Duration::from_millis(200)); // a PUB socket does not say who has subscribed
     let bytes = vec![0u8; frame_bytes as usize];
-    paced("bare libzmq PUB, one subscriber", || {
+    paced("bare libzmq PUB, one subscriber", stop, || {
         let begun = Instant::now();
         socket.send(bytes.as_slice(), 0).map_err(|why| failed("send")(&why))?;
         Ok(begun.elapsed())
@@ -164,7 +167,13 @@ fn bare_socket(frame_bytes: u32) -> Result<Row> {
 }
 
 /// Our publisher, from the frame in the segment to the end of the send.
-fn publisher(place: &Place, writer: &mut Writer, what: &'static str, topic: &'static str) -> Result<Row> {
+fn publisher(
+    place: &Place,
+    writer: &mut Writer,
+    what: &'static str,
+    topic: &'static str,
+    stop: &Stop,
+) -> Result<Row> {
     let context = zmq::Context::new();
     let frame_bytes = writer.segment().spec().frame_bytes();
     let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, 20_000..32_000, frame_bytes, false)
@@ -181,7 +190,7 @@ fn publisher(place: &Place, writer: &mut Writer, what: &'static str, topic: &'st
         std::thread::yield_now();
     }
     let pixels = vec![0; frame_bytes];
-    paced(what, || {
+    paced(what, stop, || {
         writer.write(&pixels).map_err(|why| failed("write a frame")(&why))?;
         let begun = Instant::now();
         while work(&mut publisher)? == 0 {}

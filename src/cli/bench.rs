@@ -1,36 +1,41 @@
-//! `bench`: what publishing costs on this machine, beside its floors.
+//! `bench`: what a stream costs on this machine, beside what the machine can do.
 
-use super::output;
-use crate::bridge::bench::{self, Row};
+use super::commands::{Bench, Name};
+use super::{flags, output};
+use crate::bench::plan::{QUICK_SIZE_BYTES, SIZES_BYTES};
+use crate::bench::{self, Plan};
 use crate::error::Result;
-use serde_json::{Value, json};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
 
-/// Bytes of the frames: a 128x256 image of 16 bits.
-const FRAME_BYTES: u32 = 64 * 1024;
+/// The polling modes, once the daemon has them.
+const POLLS: [&str; 3] = ["adaptive", "spin", "sleep"];
 
-/// Measures and prints a table, or JSON.
-pub fn run(json: bool) -> Result<()> {
-    let rows = bench::publishing(FRAME_BYTES)?;
-    let floor_us = rows.first().map_or(f64::NAN, |row| row.p50_us);
-    let ours_us = rows.iter().find(|row| row.what.starts_with("our wire")).map_or(f64::NAN, |row| row.p50_us);
-    if json {
-        let rows: Vec<Value> = rows
-            .iter()
-            .map(|row| {
-                json!({
-                    "what": row.what, "frame_bytes": FRAME_BYTES, "p50_us": row.p50_us, "p99_us": row.p99_us,
-                    "of_copy": row.p50_us / floor_us, "of_ours": row.p50_us / ours_us,
-                })
-            })
-            .collect();
-        return output::print(&Value::Array(rows).to_string());
-    }
-    let line = |row: &Row| {
-        let (of_copy, of_ours) = (row.p50_us / floor_us, row.p50_us / ours_us);
-        format!("{:34}{:>8.1}{:>8.1}{of_copy:>10.1}{of_ours:>10.2}", row.what, row.p50_us, row.p99_us)
+/// Runs, and the time of each, unless others are asked for.
+const USUAL: (usize, Duration) = (5, Duration::from_secs(1));
+const QUICK: (usize, Duration) = (2, Duration::from_millis(300));
+
+/// Measures, telling on standard error what it is at, and prints a table, or JSON.
+pub fn run(asked: &Bench, shm_dir: &Path) -> Result<()> {
+    let (runs, run_time) = if asked.quick { QUICK } else { USUAL };
+    let sizes_bytes = match (&asked.sizes_bytes[..], asked.quick) {
+        ([], true) => vec![QUICK_SIZE_BYTES],
+        ([], false) => SIZES_BYTES.to_vec(),
+        (sizes, _) => sizes.to_vec(),
     };
-    let head =
-        format!("{:34}{:>8}{:>8}{:>10}{:>10}", "a frame of 64 kB", "p50 us", "p99 us", "x a copy", "x ours");
-    let lines: Vec<String> = std::iter::once(head).chain(rows.iter().map(line)).collect();
-    output::print(&lines.join("\n"))
+    let has_polls = flags::named("poll").any(|flag| flag.commands.contains(&Name::Daemon));
+    let plan = Plan {
+        sizes_bytes,
+        runs: asked.runs.unwrap_or(runs),
+        run_time: asked.seconds.unwrap_or(run_time),
+        polls: if has_polls { POLLS.map(Some).to_vec() } else { vec![None] },
+        publishing: !asked.quick,
+        redis_flags: asked.redis_flags.clone(),
+        shm_dir: shm_dir.to_owned(),
+    };
+    // A standard error that is gone changes nothing.
+    let mut progress = |what: &str| drop(std::io::stderr().write_all(format!("bench: {what}\n").as_bytes()));
+    let report = bench::run(&plan, &mut progress)?;
+    if asked.json { output::print(&report.json().to_string()) } else { output::print(&report.table()) }
 }

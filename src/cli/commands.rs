@@ -93,9 +93,11 @@ pub static COMMANDS: &[Row] = &[
         "Tries every address of the /24 of each network interface that is up.",
         &["daoserver discover", "daoserver discover --timeout 1 --workers 254 --json"]),
     row(Name::Bench, "bench", &[],
-        "measure what publishing a frame of 64 kB costs on this machine, beside its floors",
-        "Takes about ten seconds, needs neither Redis nor a daemon, and leaves nothing behind. Each row is the time \
-         of the publishing thread; the median of seven turns.", &["daoserver bench", "daoserver bench --json"]),
+        "measure latency, losses and rates of a stream on this machine, beside its floors",
+        "Starts two daemons and a redis-server of its own in --shm-dir, and leaves nothing behind; with --redis-host or \
+         --redis-port it uses that Redis. Floors are a copy in memory, a bare TCP hop and a bare libzmq hop, measured \
+         in turns with the daemons. Takes some minutes, with --quick some ten seconds; the machine should be quiet.",
+        &["daoserver bench", "daoserver bench --quick --json", "daoserver bench --sizes 1k,2M --runs 7 --seconds 2"]),
     row(Name::ShmList, "shm list", &[],
         "print the segments of this machine, mirrors too, and what is wrong with bad ones",
         "", &["daoserver shm list", "daoserver shm list --json --shm-dir /run/dao"]),
@@ -147,35 +149,28 @@ impl Name {
 #[allow(missing_docs)] // the fields are the flags and operands of their names
 pub enum Command {
     Daemon,
-    List {
-        json: bool,
-    },
-    Get {
-        host: String,
-        shm: String,
-        bidirectional: bool,
-        timeout: Duration,
-        json: bool,
-    },
-    Release {
-        host: String,
-        shm: String,
-    },
-    Status {
-        json: bool,
-    },
-    /// What publishing costs.
-    Bench {
-        json: bool,
-    },
-    Deregister {
-        host: String,
-    },
-    Cleanup {
-        ttl: Duration,
-    },
+    List { json: bool },
+    Get { host: String, shm: String, bidirectional: bool, timeout: Duration, json: bool },
+    Release { host: String, shm: String },
+    Status { json: bool },
+    Bench(Bench),
+    Deregister { host: String },
+    Cleanup { ttl: Duration },
     Discover(Discover),
     Shm(Shm),
+}
+
+/// What a bench is to measure; what is not asked for is the bench's own choice.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Bench {
+    pub sizes_bytes: Vec<usize>,
+    pub runs: Option<usize>,
+    pub seconds: Option<Duration>,
+    pub quick: bool,
+    /// Of a Redis that was named.
+    pub redis_flags: Vec<String>,
+    pub json: bool,
 }
 
 /// A scan of the local subnets.
@@ -278,7 +273,14 @@ impl Command {
             }
             Name::Release => Command::Release { host: host()?, shm: shm()? },
             Name::Status => Command::Status { json },
-            Name::Bench => Command::Bench { json },
+            Name::Bench => Command::Bench(Bench {
+                sizes_bytes: typed.sizes_bytes.clone(),
+                runs: typed.runs,
+                seconds: typed.seconds,
+                quick: typed.quick,
+                redis_flags: typed.redis_flags(),
+                json,
+            }),
             Name::Deregister => Command::Deregister { host: host()? },
             Name::Cleanup => Command::Cleanup { ttl: typed.ttl.unwrap_or(crate::limits::MACHINE_TTL) },
             Name::Discover => Command::Discover(Discover {

@@ -2,6 +2,7 @@
 
 use super::commands::Name;
 use super::typed::{self, Format, Typed, on, put, some};
+use crate::bench::plan::parse_size;
 use crate::dtype::{DType, Shape};
 use crate::limits;
 use crate::log::Level;
@@ -46,11 +47,11 @@ impl Flag {
 
 use Name::*;
 
-const REDIS: &[Name] = &[Daemon, List, Get, Release, Status, Deregister, Cleanup];
-const LOGIN: &[Name] = &[Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup];
+const REDIS: &[Name] = &[Daemon, List, Get, Release, Status, Deregister, Cleanup, Bench];
+const LOGIN: &[Name] = &[Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup, Bench];
 const LOCAL: &[Name] = &[Daemon, Get, Release, Status, Deregister, Cleanup];
 const FILES: &[Name] = &[
-    Daemon, Get, Release, Status, Deregister, Cleanup, ShmList, ShmInfo, ShmCreate, ShmWrite, ShmRead,
+    Daemon, Get, Release, Status, Deregister, Cleanup, Bench, ShmList, ShmInfo, ShmCreate, ShmWrite, ShmRead,
     ShmWatch, ShmRm,
 ];
 const ALL: &[Name] = &[
@@ -159,6 +160,19 @@ pub static FLAGS: &[Flag] = &[
     row("workers", Some("N"), Default::Value("64"), &[Discover],
         "addresses tried at the same time, at most 256",
         |t, v| put(&mut t.workers, typed::whole(v, 1, limits::DISCOVERY_WORKERS_MAX))),
+
+    row("sizes", Some("LIST"), Default::Text("1k,64k,1M,16M"), &[Bench],
+        "bytes of the frames, from 16 to 64M, with commas between",
+        |t, v| put(&mut t.sizes_bytes, v.split(',').map(parse_size).collect())),
+    row("runs", Some("N"), Default::Text("5"), &[Bench],
+        "runs of each measurement; their median counts",
+        |t, v| some(&mut t.runs, typed::whole(v, 1, 100))),
+    row("seconds", Some("S"), Default::Text("1"), &[Bench],
+        "of each run",
+        |t, v| some(&mut t.seconds, typed::seconds(v, Duration::from_millis(10), Duration::from_secs(60)))),
+    row("quick", None, Default::None, &[Bench],
+        "64k frames alone and two short runs, unless asked for otherwise",
+        |t, _| on(&mut t.quick)),
 
     row("shape", Some("AxB"), Default::None, &[ShmCreate],
         "axes in NumPy's order, 1 to 3 of them",

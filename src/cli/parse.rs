@@ -70,6 +70,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed> {
         };
         set(flag, value, &mut typed)?;
     }
+    typed.redis_named = has("redis-host") || has("redis-port");
     let command = Command::new(command, &words.operands, &typed)?;
     Ok(Parsed::Run(Box::new(typed), command))
 }

@@ -52,6 +52,13 @@ pub struct Typed {
     pub port: Option<u16>,
     pub workers: usize,
 
+    pub sizes_bytes: Vec<usize>,
+    pub runs: Option<usize>,
+    pub seconds: Option<Duration>,
+    pub quick: bool,
+    /// --redis-host or --redis-port was typed, and is no default.
+    pub redis_named: bool,
+
     pub shape: Option<Shape>,
     pub dtype: Option<DType>,
     pub depth: u32,
@@ -196,6 +203,22 @@ impl Typed {
         settings.lock_memory = self.lock_memory;
         settings.control = self.control.clone();
         Ok(settings)
+    }
+
+    /// What hands a Redis that was named on to another daoserver; nothing, if none was.
+    pub fn redis_flags(&self) -> Vec<String> {
+        if !self.redis_named {
+            return Vec::new();
+        }
+        let mut flags = vec!["--redis-host".into(), self.redis_host.clone()];
+        flags.extend(["--redis-port".into(), self.redis_port.to_string()]);
+        if let Some(name) = &self.redis_username {
+            flags.extend(["--redis-username".into(), name.clone()]);
+        }
+        if let Some(file) = &self.redis_password_file {
+            flags.extend(["--redis-password-file".into(), file.display().to_string()]);
+        }
+        flags
     }
 
     /// The password in its file, or the one of the environment.

@@ -1,0 +1,379 @@
+//! Latency, losses, processor time and the highest rate of one pair of daemons.
+
+use super::daemons::{Daemon, Pair, failed, go_on};
+use crate::error::Result;
+use crate::os::threads::Stop;
+use crate::os::{clock, process};
+use serde_json::Value;
+use std::time::Duration;
+
+/// Frames at the beginning of a run that do not count: caches, buffers and clocks settle.
+pub const WARM_UP_FRAMES: usize = 10;
+/// Before a frame is due, waiting is done awake: a sleep may last so much too long.
+const AWAKE_NS: i64 = 200_000;
+/// A rate is held if no more frames are lost,
+const LOST_SHARE_MAX: f64 = 0.01;
+/// and if the source kept to it so well.
+const KEPT_SHARE_MIN: f64 = 0.95;
+/// Faster is no pace that a process can keep.
+const RATE_HZ_MAX: f64 = 1e6;
+/// Steps of the search between the rate that was held and the one that was not.
+const BISECTIONS: usize = 4;
+/// Nothing has come for so long: nothing will.
+const SETTLED: Duration = Duration::from_millis(50);
+
+/// When the next frame is due.
+pub struct Pacer {
+    due_ns: i64,
+    period_ns: i64,
+}
+
+impl Pacer {
+    /// The first is due now.
+    pub fn new(rate_hz: f64) -> Pacer {
+        Pacer { due_ns: clock::monotonic_ns(), period_ns: (1e9 / rate_hz) as i64 }
+    }
+
+    /// Is it due? Then the one after it is next, counted from now if that is over as well.
+    pub fn is_due(&mut self) -> bool {
+        let now_ns = clock::monotonic_ns();
+        if now_ns < self.due_ns {
+            return false;
+        }
+        self.due_ns = (self.due_ns + self.period_ns).max(now_ns);
+        true
+    }
+
+    /// Sleeps if there is time for it, else lets others run.
+    pub fn idle(&self) {
+        let left_ns = self.due_ns - clock::monotonic_ns();
+        if left_ns > 2 * AWAKE_NS {
+            clock::sleep(Duration::from_nanos((left_ns - AWAKE_NS) as u64));
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until it is due.
+    pub fn wait(&mut self) {
+        while !self.is_due() {
+            self.idle();
+        }
+    }
+}
+
+/// Frames that did not arrive, by cause, as the daemons count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Lost {
+    pub lapped: u64,
+    pub queue_full: u64,
+    pub transport: u64,
+    pub mirror_busy: u64,
+}
+
+impl Lost {
+    fn of(status: &Value) -> Lost {
+        let count = |cause: &str| status["mirrors"][0]["lost"][cause].as_u64().unwrap_or(0);
+        Lost {
+            lapped: count("lapped"),
+            queue_full: count("queue_full"),
+            transport: count("transport"),
+            mirror_busy: count("mirror_busy"),
+        }
+    }
+
+    fn since(self, earlier: Lost) -> Lost {
+        Lost {
+            lapped: self.lapped.saturating_sub(earlier.lapped),
+            queue_full: self.queue_full.saturating_sub(earlier.queue_full),
+            transport: self.transport.saturating_sub(earlier.transport),
+            mirror_busy: self.mirror_busy.saturating_sub(earlier.mirror_busy),
+        }
+    }
+
+    fn add(&mut self, more: Lost) {
+        self.lapped += more.lapped;
+        self.queue_full += more.queue_full;
+        self.transport += more.transport;
+        self.mirror_busy += more.mirror_busy;
+    }
+}
+
+/// What one daemon used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Used {
+    /// Processor time.
+    pub cpu_s: f64,
+    /// In this time.
+    pub elapsed_s: f64,
+    /// At the end; of several runs the most.
+    pub resident_bytes: u64,
+}
+
+impl Used {
+    fn begin(daemon: &Daemon) -> Used {
+        let cpu_s = process::cpu_seconds(daemon.pid()).unwrap_or(f64::NAN);
+        Used { cpu_s: -cpu_s, elapsed_s: -(clock::monotonic_ns() as f64) / 1e9, resident_bytes: 0 }
+    }
+
+    fn end(&mut self, daemon: &Daemon) {
+        self.cpu_s += process::cpu_seconds(daemon.pid()).unwrap_or(f64::NAN);
+        self.elapsed_s += clock::monotonic_ns() as f64 / 1e9;
+        self.resident_bytes = process::resident_bytes(daemon.pid()).unwrap_or(0);
+    }
+
+    fn add(&mut self, more: Used) {
+        self.cpu_s += more.cpu_s;
+        self.elapsed_s += more.elapsed_s;
+        self.resident_bytes = self.resident_bytes.max(more.resident_bytes);
+    }
+
+    /// Per cent of one core.
+    pub fn cpu_percent(&self) -> f64 {
+        100.0 * self.cpu_s / self.elapsed_s
+    }
+}
+
+/// What latency runs of one case found.
+#[derive(Clone, Debug, Default)]
+pub struct Flow {
+    /// Of each run, from the source's time stamp to when the frame was seen in the mirror.
+    pub runs_us: Vec<Vec<f64>>,
+    /// Frames written.
+    pub written: u64,
+    /// And those that reached the mirror.
+    pub delivered: u64,
+    /// By cause.
+    pub lost: Lost,
+    /// By the owner's daemon.
+    pub owner: Used,
+    /// By the client's.
+    pub client: Used,
+}
+
+impl Flow {
+    /// Takes in another run.
+    pub fn add(&mut self, more: Flow) {
+        self.runs_us.extend(more.runs_us);
+        self.written += more.written;
+        self.delivered += more.delivered;
+        self.lost.add(more.lost);
+        self.owner.add(more.owner);
+        self.client.add(more.client);
+    }
+}
+
+/// Writes at this rate and looks when each frame is in the mirror.
+///
+/// One thread does both, and sleeps once the frame is there: with two the machine would be fuller by a thread that no
+/// user of the daemons has, and on two cores that is most of what would be measured.
+pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Result<Flow> {
+    paced(pair, rate_hz, WARM_UP_FRAMES as u64, stop)?;
+    settle(pair)?;
+    let lost_before = Lost::of(&pair.client.status()?);
+    let (mut owner, mut client) = (Used::begin(&pair.owner), Used::begin(&pair.client));
+    let mut seen = pair.mirror.newest().1;
+    let begun = seen;
+    let frames = ((time.as_secs_f64() * rate_hz) as u64).max(1);
+    let mut run_us = Vec::with_capacity(frames as usize);
+    let (mut pacer, mut written) = (Pacer::new(rate_hz), 0);
+    let mut newest_ns = 0;
+    loop {
+        if pacer.is_due() {
+            go_on(stop)?;
+            if written == frames {
+                break;
+            }
+            write(pair)?;
+            written += 1;
+            let source = pair.source.segment();
+            newest_ns = source.meta(source.newest().0).atime_ns;
+        }
+        let (slot, counter) = pair.mirror.newest();
+        if counter == seen {
+            std::thread::yield_now();
+            continue;
+        }
+        let now_ns = clock::realtime_ns();
+        let atime_ns = pair.mirror.meta(slot).atime_ns;
+        run_us.push((now_ns - atime_ns) as f64 / 1e3);
+        seen = counter;
+        if atime_ns == newest_ns {
+            pacer.idle();
+        }
+    }
+    owner.end(&pair.owner);
+    client.end(&pair.client);
+    settle(pair)?;
+    let lost = Lost::of(&pair.client.status()?).since(lost_before);
+    let delivered = pair.mirror.newest().1 - begun;
+    Ok(Flow { runs_us: vec![run_us], written, delivered, lost, owner, client })
+}
+
+fn write(pair: &mut Pair) -> Result<()> {
+    pair.source.write(&pair.pixels).map_err(|why| failed("write its segment")(&why))?;
+    Ok(())
+}
+
+/// Writes so many frames at this rate; how many a second it were.
+fn paced(pair: &mut Pair, rate_hz: f64, frames: u64, stop: &Stop) -> Result<f64> {
+    let begun_ns = clock::monotonic_ns();
+    let mut pacer = Pacer::new(rate_hz);
+    for _ in 0..frames {
+        pacer.wait();
+        go_on(stop)?;
+        write(pair)?;
+    }
+    Ok(frames as f64 * 1e9 / (clock::monotonic_ns() - begun_ns) as f64)
+}
+
+/// Until nothing comes any more.
+fn settle(pair: &Pair) -> Result<()> {
+    let mut seen = pair.mirror.newest().1;
+    for _ in 0..40 {
+        clock::sleep(SETTLED);
+        let now = pair.mirror.newest().1;
+        if now == seen {
+            return Ok(());
+        }
+        seen = now;
+    }
+    Err(failed("wait for its mirror")(&"frames come though none is written"))
+}
+
+/// One attempt at a rate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Attempt {
+    pub asked_hz: f64,
+    pub written_hz: f64,
+    pub written: u64,
+    pub delivered: u64,
+}
+
+impl Attempt {
+    fn held(&self) -> bool {
+        let lost = self.written.saturating_sub(self.delivered) as f64;
+        lost < LOST_SHARE_MAX * self.written as f64 && self.written_hz >= KEPT_SHARE_MIN * self.asked_hz
+    }
+}
+
+/// Writes at this rate for a moment, and counts what arrives.
+pub fn attempt(pair: &mut Pair, asked_hz: f64, time: Duration, stop: &Stop) -> Result<Attempt> {
+    let begun = pair.mirror.newest().1;
+    let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
+    let written_hz = paced(pair, asked_hz, written, stop)?;
+    settle(pair)?;
+    Ok(Attempt { asked_hz, written_hz, written, delivered: pair.mirror.newest().1 - begun })
+}
+
+/// The highest rate that is held: doubled until one is not, then between the two; below the first if that is not held.
+/// A rate has two attempts, since the machine may have been at something else. `None`: not even a 64th is held.
+pub fn highest_rate(
+    first_hz: f64,
+    mut attempt: impl FnMut(f64) -> Result<Attempt>,
+) -> Result<Option<Attempt>> {
+    let mut held = |rate_hz: f64| -> Result<Option<Attempt>> {
+        let once = attempt(rate_hz)?;
+        if once.held() {
+            return Ok(Some(once));
+        }
+        Ok(Some(attempt(rate_hz)?).filter(Attempt::held))
+    };
+    let mut best = held(first_hz)?;
+    let mut bad_hz = first_hz;
+    while best.is_none() && bad_hz > first_hz / 60.0 {
+        best = held(bad_hz / 2.0)?;
+        if best.is_none() {
+            bad_hz /= 2.0;
+        }
+    }
+    let Some(mut best) = best else { return Ok(None) };
+    if best.asked_hz >= first_hz {
+        loop {
+            if best.asked_hz >= RATE_HZ_MAX {
+                return Ok(Some(best));
+            }
+            bad_hz = (best.asked_hz * 2.0).min(RATE_HZ_MAX);
+            match held(bad_hz)? {
+                Some(better) => best = better,
+                None => break,
+            }
+        }
+    }
+    for _ in 0..BISECTIONS {
+        let between_hz = (best.asked_hz * bad_hz).sqrt();
+        match held(between_hz)? {
+            Some(better) => best = better,
+            None => bad_hz = between_hz,
+        }
+    }
+    Ok(Some(best))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine that holds so much.
+    fn machine(limit_hz: f64, asked: &mut usize) -> impl FnMut(f64) -> Result<Attempt> {
+        move |asked_hz| {
+            *asked += 1;
+            let delivered = if asked_hz <= limit_hz { 1_000 } else { 990 };
+            Ok(Attempt { asked_hz, written_hz: asked_hz, written: 1_000, delivered })
+        }
+    }
+
+    #[test]
+    fn the_highest_rate_is_found_from_below_and_from_above_in_a_bounded_number_of_attempts() {
+        for limit_hz in [20.0, 333.0, 1_000.0, 1_001.0, 77_777.0, 900_000.0] {
+            let mut asked = 0;
+            let found = highest_rate(1_000.0, machine(limit_hz, &mut asked)).unwrap().unwrap().asked_hz;
+            assert!(found <= limit_hz && found > 0.95 * limit_hz, "{found} of {limit_hz}");
+            assert!(asked < 30, "{asked}");
+        }
+        let mut asked = 0;
+        assert_eq!(highest_rate(1_000.0, machine(1.0, &mut asked)).unwrap(), None);
+        assert!(asked < 20);
+        let found = highest_rate(1_000.0, machine(f64::MAX, &mut asked)).unwrap().unwrap().asked_hz;
+        assert_eq!(found, RATE_HZ_MAX);
+    }
+
+    #[test]
+    fn a_rate_has_two_attempts_and_one_that_the_source_cannot_keep_is_not_held() {
+        let mut turn = 0;
+        let found = highest_rate(1_000.0, |asked_hz| {
+            turn += 1;
+            let written_hz = asked_hz.min(4_100.0);
+            Ok(Attempt {
+                asked_hz,
+                written_hz,
+                written: 1_000,
+                delivered: if turn % 2 == 1 { 0 } else { 1_000 },
+            })
+        });
+        let found = found.unwrap().unwrap().asked_hz;
+        assert!((4_000.0..4_400.0).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn a_pacer_keeps_its_pace_and_forgives_lateness() {
+        let mut pacer = Pacer::new(10_000.0);
+        let begun_ns = clock::monotonic_ns();
+        for _ in 0..21 {
+            pacer.wait();
+        }
+        assert!(clock::monotonic_ns() - begun_ns >= 1_990_000);
+        clock::sleep(Duration::from_millis(5));
+        assert!(pacer.is_due());
+        assert!(pacer.due_ns + 1_000_000_000 > clock::monotonic_ns() && pacer.due_ns + 4_000_000 > begun_ns);
+    }
+
+    #[test]
+    fn losses_are_those_since_the_beginning() {
+        let status = serde_json::json!({"mirrors": [{"lost": {"lapped": 5, "transport": 2}}]});
+        let before = Lost { lapped: 3, ..Lost::default() };
+        assert_eq!(Lost::of(&status).since(before), Lost { lapped: 2, transport: 2, ..Lost::default() });
+    }
+}
