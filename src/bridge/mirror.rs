@@ -89,6 +89,8 @@ pub struct Mirror {
     refreshed: bool,
     rate: RateMeter,
     refusals: Repeats,
+    /// When the message that is looked at was received whole, UTC.
+    received_ns: i64,
     /// At the last check.
     linked: bool,
     frames_at_check: u64,
@@ -124,6 +126,7 @@ impl Mirror {
             refreshed: false,
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
+            received_ns: 0,
             linked: false,
             context: context.clone(),
             connected_anew_ns: clock::monotonic_ns(),
@@ -169,7 +172,10 @@ impl Mirror {
     pub fn receive_one(&mut self, skip: impl FnOnce(&Inlet) -> bool) -> Result<bool, Ended> {
         let received = self.inlet.receive();
         match received.map_err(|error| Ended::Socket(error.to_string()))? {
-            Received::Message(parts) => self.on_message(parts, skip).map(|()| true),
+            Received::Message(parts) => {
+                self.received_ns = clock::realtime_ns();
+                self.on_message(parts, skip).map(|()| true)
+            }
             Received::Refused(why) => {
                 self.refuse(why);
                 Ok(true)
@@ -374,8 +380,7 @@ impl Mirror {
         self.keep(header);
         // A frame for a new subscriber may be old.
         if !header.on_subscription {
-            let latency_ns = clock::realtime_ns().saturating_sub(header.atime_ns);
-            self.stats.latency.record(latency_ns.max(0) as u64);
+            self.stats.hops.record(header, self.received_ns, clock::realtime_ns());
         }
         self.stats.source_counter.store(header.cnt0, Relaxed);
         self.count_frame();
