@@ -208,6 +208,9 @@ impl Publisher {
         let buffer = self.pool.buffer_mut(index);
         let pixels = &mut buffer[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
         let outcome = if current { self.reader.read_newest(pixels) } else { self.reader.read_next(pixels) };
+        if !matches!(outcome, Outcome::Nothing) {
+            self.stats.copies.fetch_add(1, Relaxed);
+        }
         let (meta, lapped, restarted) = match outcome {
             Outcome::Frame { meta, lapped, restarted } => (meta, lapped, restarted),
             Outcome::Nothing => return Ok(0),
@@ -394,6 +397,7 @@ impl Publisher {
         let Some(index) = self.pool.acquire() else { return Ok(()) };
         let pixels = &mut self.pool.buffer_mut(index)[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
         let Outcome::Frame { meta, .. } = self.reader.read_newest(pixels) else { return Ok(()) };
+        self.stats.copies.fetch_add(1, Relaxed);
         let hash = hash(pixels);
         if self.sent_hash.replace(hash).is_some_and(|sent| sent != hash) && self.outlet.subscribed().any() {
             self.send(index, &meta, clock::realtime_ns(), false, false)?;

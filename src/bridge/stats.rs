@@ -47,6 +47,8 @@ impl Rate {
 #[allow(missing_docs)]
 pub struct PublisherStats {
     pub frames: AtomicU64,
+    /// Times that pixels were copied out of the segment: one a frame, however many it goes to.
+    pub copies: AtomicU64,
     /// Overwritten by the source's writer before we had them.
     pub lapped: AtomicU64,
     /// Times that a subscriber's queue was found full. From then on it loses frames until it has drained; how many,
@@ -72,6 +74,7 @@ impl PublisherStats {
     pub fn to_json(&self) -> Map<String, Value> {
         let value = json!({
             "frames": self.frames.load(Relaxed),
+            "copies": self.copies.load(Relaxed),
             "resent": self.resent.load(Relaxed),
             "stale": self.stale.load(Relaxed),
             "rate_hz": self.rate.hz(),
