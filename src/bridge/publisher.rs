@@ -161,8 +161,9 @@ impl Publisher {
         let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
         let suffix_at = PIXEL_OFFSET + frame_bytes;
         let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();
-        // One being filled, those in a queue, one on its way. Of frames so large that memory is the limit, fewer.
-        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { queue + 2 };
+        // One being filled, those in a queue, one on its way. Of large frames fewer: more are made when they are needed.
+        let large = if frame_bytes > limits::QUEUE_BYTES { 3 } else { queue + 2 };
+        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { large };
         let buffers_max = (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, 4 * buffers);
         let mut reader = Reader::new(segment);
         if back.is_some() {
