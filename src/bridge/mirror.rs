@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// A mirror that woke up late writes what has queued, in order, for so long; then only the newest.
+/// A mirror that woke up late writes what has queued, in order, for so long, and a megabyte of it however long that takes
+/// (it may be put to sleep again); then only the newest.
 const CATCH_UP_NS: i64 = 2_000_000;
 /// The mirror's own file is looked at so often: somebody may have removed it.
 const FILE_CHECK_NS: i64 = 500_000_000;
@@ -437,10 +438,12 @@ impl Worker for Mirror {
     fn do_work(&mut self) -> Result<usize, Ended> {
         let begun_ns = clock::monotonic_ns();
         self.housekeeping(begun_ns)?;
+        let frame_bytes = self.writer.segment().spec().frame_bytes();
         let mut messages = 0;
         // Bounded, so that a peer that floods us cannot keep us from being stopped.
         while messages < 4 * limits::QUEUE_FRAMES_MAX {
-            let late = clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
+            let late = messages * frame_bytes >= limits::QUEUE_BYTES
+                && clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
             if !self.receive_one(|inlet| late && inlet.waiting())? {
                 break;
             }

@@ -60,7 +60,7 @@ check "the last frame of each arrives" eventually 20 settled
 at beta status --json >"$WORK/mirrors.json"
 lost=$(json 'sum(sum(m["lost"].values()) for m in d["mirrors"])' <"$WORK/mirrors.json")
 frames=$(($(json 'sum(m["frames"] for m in d["mirrors"])' <"$WORK/mirrors.json") - begun_frames))
-echo "      $frames of $((STREAMS * 50)) frames mirrored, $lost lost; processes waited for a processor for $((pressure / 1000)) ms"
+echo "      $frames of $((STREAMS * 50)) frames mirrored, $lost lost: $(json '{cause: sum(m["lost"][cause] for m in d["mirrors"]) for cause in d["mirrors"][0]["lost"]}' <"$WORK/mirrors.json"); processes waited for a processor for $((pressure / 1000)) ms"
 check "every frame is mirrored or counted as lost" same "$((STREAMS * 50))" "$((frames + lost))"
 if ((lost == 0)); then
     pass "none is lost"
