@@ -111,6 +111,8 @@ pub const CLIENT_SILENT_MAX: Duration = Duration::from_secs(25);
 pub const CLIENT_CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// The master removes machines with an older heartbeat.
 pub const MACHINE_TTL: Duration = Duration::from_secs(120);
+/// Questions to Redis' clock each time that ours is compared with it.
+pub const CLOCK_QUESTIONS: u32 = 8;
 /// The master looks for them.
 pub const STALE_CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 /// The lease on the master's role runs out without renewal.

@@ -94,6 +94,11 @@ impl Histogram {
         self.counts[Self::bucket(duration_ns)].fetch_add(1, Relaxed);
     }
 
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.counts.iter().for_each(|count| count.store(0, Relaxed));
+    }
+
     /// The counts so far; subtract an older copy to get those of an interval.
     pub fn snapshot(&self) -> Vec<u64> {
         self.counts.iter().map(|count| count.load(Relaxed)).collect()

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-/// A mirror that woke up late writes what has queued, in order, for so long; then only the newest.
+/// A mirror that woke up late writes what has queued, in order, for so long, and a megabyte of it however long that takes
+/// (it may be put to sleep again); then only the newest.
 const CATCH_UP_NS: i64 = 2_000_000;
 /// The mirror's own file is looked at so often: somebody may have removed it.
 const FILE_CHECK_NS: i64 = 500_000_000;
@@ -89,6 +90,8 @@ pub struct Mirror {
     refreshed: bool,
     rate: RateMeter,
     refusals: Repeats,
+    /// When the message that is looked at was received whole, UTC.
+    received_ns: i64,
     /// At the last check.
     linked: bool,
     frames_at_check: u64,
@@ -124,6 +127,7 @@ impl Mirror {
             refreshed: false,
             rate: RateMeter::default(),
             refusals: Repeats::new(Duration::from_secs(60)),
+            received_ns: 0,
             linked: false,
             context: context.clone(),
             connected_anew_ns: clock::monotonic_ns(),
@@ -169,7 +173,10 @@ impl Mirror {
     pub fn receive_one(&mut self, skip: impl FnOnce(&Inlet) -> bool) -> Result<bool, Ended> {
         let received = self.inlet.receive();
         match received.map_err(|error| Ended::Socket(error.to_string()))? {
-            Received::Message(parts) => self.on_message(parts, skip).map(|()| true),
+            Received::Message(parts) => {
+                self.received_ns = clock::realtime_ns();
+                self.on_message(parts, skip).map(|()| true)
+            }
             Received::Refused(why) => {
                 self.refuse(why);
                 Ok(true)
@@ -374,8 +381,7 @@ impl Mirror {
         self.keep(header);
         // A frame for a new subscriber may be old.
         if !header.on_subscription {
-            let latency_ns = clock::realtime_ns().saturating_sub(header.atime_ns);
-            self.stats.latency.record(latency_ns.max(0) as u64);
+            self.stats.hops.record(header, self.received_ns, clock::realtime_ns());
         }
         self.stats.source_counter.store(header.cnt0, Relaxed);
         self.count_frame();
@@ -437,12 +443,12 @@ impl Worker for Mirror {
     fn do_work(&mut self) -> Result<usize, Ended> {
         let begun_ns = clock::monotonic_ns();
         self.housekeeping(begun_ns)?;
-        // A ring has room for all of them.
-        let ring = self.writer.segment().spec().depth > 1;
+        let frame_bytes = self.writer.segment().spec().frame_bytes();
         let mut messages = 0;
         // Bounded, so that a peer that floods us cannot keep us from being stopped.
         while messages < 4 * limits::QUEUE_FRAMES_MAX {
-            let late = !ring && clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
+            let late = messages * frame_bytes >= limits::QUEUE_BYTES
+                && clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
             if !self.receive_one(|inlet| late && inlet.waiting())? {
                 break;
             }

@@ -168,8 +168,9 @@ impl Publisher {
         let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
         let suffix_at = PIXEL_OFFSET + frame_bytes;
         let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();
-        // One being filled, those in a queue, one on its way. Of frames so large that memory is the limit, fewer.
-        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { queue + 2 };
+        // One being filled, those in a queue, one on its way. Of large frames fewer: more are made when they are needed.
+        let large = if frame_bytes > limits::QUEUE_BYTES { 3 } else { queue + 2 };
+        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { large };
         let buffers_max = (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, 4 * buffers);
         let mut reader = Reader::new(segment);
         if back.is_some() {
@@ -217,6 +218,9 @@ impl Publisher {
         let buffer = self.pool.buffer_mut(index);
         let pixels = &mut buffer[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
         let outcome = if current { self.reader.read_newest(pixels) } else { self.reader.read_next(pixels) };
+        if !matches!(outcome, Outcome::Nothing) {
+            self.stats.copies.fetch_add(1, Relaxed);
+        }
         let (meta, lapped, restarted) = match outcome {
             Outcome::Frame { meta, lapped, restarted } => (meta, lapped, restarted),
             Outcome::Nothing => return Ok(0),
@@ -433,6 +437,7 @@ impl Publisher {
         let Some(index) = self.pool.acquire() else { return Ok(()) };
         let pixels = &mut self.pool.buffer_mut(index)[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
         let Outcome::Frame { meta, .. } = self.reader.read_newest(pixels) else { return Ok(()) };
+        self.stats.copies.fetch_add(1, Relaxed);
         let hash = hash(pixels);
         if self.sent_hash.replace(hash).is_some_and(|sent| sent != hash) && self.outlet.subscribed().any() {
             self.send(index, &meta, clock::realtime_ns(), false, false)?;

@@ -1,5 +1,6 @@
 //! What publishers and mirrors count: relaxed atomics, written by the one worker, read by `status`.
 
+use crate::bridge::hops::Hops;
 use crate::metrics::Histogram;
 use crate::os::clock;
 use crate::wire::frame::Refused;
@@ -46,6 +47,8 @@ impl Rate {
 #[allow(missing_docs)]
 pub struct PublisherStats {
     pub frames: AtomicU64,
+    /// Times that pixels were copied out of the segment: one a frame, however many it goes to.
+    pub copies: AtomicU64,
     /// Overwritten by the source's writer before we had them.
     pub lapped: AtomicU64,
     /// Times that a subscriber's queue was found full. From then on it loses frames until it has drained; how many,
@@ -71,6 +74,7 @@ impl PublisherStats {
     pub fn to_json(&self) -> Map<String, Value> {
         let value = json!({
             "frames": self.frames.load(Relaxed),
+            "copies": self.copies.load(Relaxed),
             "resent": self.resent.load(Relaxed),
             "stale": self.stale.load(Relaxed),
             "rate_hz": self.rate.hz(),
@@ -111,8 +115,8 @@ pub struct MirrorStats {
     pub mirror_busy: AtomicU64,
     pub refused: [AtomicU64; Refused::LABELS.len()],
     pub rate: Rate,
-    /// Source's atime to the mirror's publication. Across machines it holds their clocks' difference.
-    pub latency: Histogram,
+    /// From the source's write to the mirror's publication, step by step.
+    pub hops: Hops,
     /// Monotonic ns, 0 for never.
     pub last_frame_ns: AtomicI64,
     pub last_heard_ns: AtomicI64,
@@ -146,7 +150,9 @@ impl MirrorStats {
     }
 
     /// The fields of `status`: `lost` by cause, `age_us` since the newest frame arrived (this machine's clock alone),
-    /// `latency_us` from the source's write to the mirror's publication since the start of the mirror. `null` is what
+    /// `latency_us` from the source's write to the mirror's publication since the start of the mirror, and `hops_us` the
+    /// same in steps, with the counter of the `worst` frame; `clock` is how far the owner's clock is ahead of ours, with
+    /// the error of the estimate, and whether it was taken out of those times (see [`Hops`]). `null` is what
     /// nobody can know of this wire. Counts of losses go on over a change of wire; `lost_known` is of the one in use.
     pub fn to_json(&self, wire: Wire) -> Map<String, Value> {
         let last_frame_ns = self.last_frame_ns.load(Relaxed);
@@ -159,7 +165,7 @@ impl MirrorStats {
             .map(|(label, count)| (label.to_owned(), json!(count)))
             .collect();
         let latency = match wire {
-            Wire::Dao => self.latency.snapshot(),
+            Wire::Dao => self.hops.whole(),
             Wire::Python => Vec::new(),
         };
         let value = json!({
@@ -186,6 +192,13 @@ impl MirrorStats {
             },
             "source_counter": (wire == Wire::Dao).then(|| self.source_counter.load(Relaxed)),
         });
-        if let Value::Object(map) = value { map } else { Map::new() }
+        let mut fields = if let Value::Object(map) = value { map } else { Map::new() };
+        match wire {
+            Wire::Dao => fields.extend(self.hops.to_json()),
+            Wire::Python => {
+                fields.extend(["hops_us", "worst", "clock"].map(|name| (name.to_owned(), Value::Null)))
+            }
+        }
+        fields
     }
 }

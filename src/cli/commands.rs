@@ -263,7 +263,7 @@ impl Command {
             Name::Daemon if typed.discover => Command::Discover(Discover {
                 port: typed.redis_port,
                 timeout: DISCOVER_TIMEOUT,
-                workers: 64,
+                workers: crate::limits::DISCOVERY_WORKERS_MAX,
                 json: false,
             }),
             Name::Daemon => Command::Daemon,

@@ -157,8 +157,8 @@ pub static FLAGS: &[Flag] = &[
         "longest wait for one address, seconds",
         |t, v| some(&mut t.timeout,
             typed::seconds(v, Duration::from_millis(1), limits::DISCOVERY_TIMEOUT_MAX))),
-    row("workers", Some("N"), Default::Value("64"), &[Discover],
-        "addresses tried at the same time, at most 256",
+    row("workers", Some("N"), Default::Value("256"), &[Discover],
+        "addresses tried at the same time, at most 256: a /24 at once",
         |t, v| put(&mut t.workers, typed::whole(v, 1, limits::DISCOVERY_WORKERS_MAX))),
 
     row("sizes", Some("LIST"), Default::Text("1k,64k,1M,16M"), &[Bench],

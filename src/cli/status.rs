@@ -53,7 +53,9 @@ fn as_text(status: &Value) -> String {
     for mirror in entries(&status["mirrors"]) {
         let latency = &mirror["latency_us"];
         let latency = match (latency["p50"].as_f64(), latency["p99"].as_f64()) {
-            (Some(p50), Some(p99)) => format!(", latency p50 {p50:.0} us p99 {p99:.0} us"),
+            (Some(p50), Some(p99)) => {
+                format!(", latency p50 {p50:.0} us p99 {p99:.0} us{}", longest_hop(&mirror["hops_us"]))
+            }
             _ => String::new(),
         };
         lines.push(format!(
@@ -90,6 +92,15 @@ fn as_text(status: &Value) -> String {
 
 fn entries(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+/// Where most of the time goes.
+fn longest_hop(hops_us: &Value) -> String {
+    let steps = hops_us.as_object().into_iter().flatten().filter(|(label, _)| *label != "whole");
+    let medians = steps.filter_map(|(label, hop)| Some((label, hop["p50"].as_f64()?)));
+    medians.max_by(|(_, one), (_, other)| one.total_cmp(other)).map_or_else(String::new, |(label, p50)| {
+        format!(" (most of it {}, p50 {p50:.0} us)", label.replace('_', " "))
+    })
 }
 
 fn age(age_us: &Value) -> String {

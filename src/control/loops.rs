@@ -3,9 +3,9 @@
 use crate::control::commands::{Command, Commands};
 use crate::control::executor::lock;
 use crate::control::redis_link::{Health, open_for_messages};
-use crate::control::registry::{Entry, Registry};
+use crate::control::registry::{Entry, Registry, RemoteFacts};
 use crate::control::roles::Watch;
-use crate::control::state::{State, StreamKey};
+use crate::control::state::{Mirror, State, StreamKey};
 use crate::dtype::{DType, Shape};
 use crate::error::Result;
 use crate::limits;
@@ -365,9 +365,22 @@ fn poll(shared: &Shared, registry: &mut Registry) -> Result<()> {
     }
     if !wanted.is_empty() {
         let facts = registry.remote_facts(&wanted)?;
+        compare_clocks(shared, &wanted, &facts);
         let _ = shared.commands.offer(Command::Remote(wanted.into_iter().zip(facts).collect()));
     }
     Ok(())
+}
+
+/// Tells each mirror how far its owner's clock is ahead of ours.
+fn compare_clocks(shared: &Shared, wanted: &[StreamKey], facts: &[RemoteFacts]) {
+    let Some(ours) = shared.health.clock() else { return };
+    let state = lock(&shared.state);
+    for (key, facts) in wanted.iter().zip(facts) {
+        if let (Some(theirs), Some(Mirror::Running { info, .. })) = (facts.clock, state.mirrors.get(key)) {
+            let ahead = ours.ahead_of_us(&theirs);
+            info.stats.hops.clock.set(ahead.offset_ns, ahead.error_ns);
+        }
+    }
 }
 
 /// `release <name> <client>`: believed only if that client's heartbeat is gone. Who else is there is looked up first,

@@ -8,6 +8,7 @@
 
 pub mod askers;
 pub mod client;
+pub mod clocks;
 pub mod commands;
 pub mod conversation;
 pub mod discovery;

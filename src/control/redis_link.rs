@@ -2,6 +2,7 @@
 //!
 //! A connection that failed is dropped and never used again: what it may still deliver belongs to another question.
 
+use crate::control::clocks::ClockOffset;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 pub struct Health {
     last: Mutex<Option<std::result::Result<(), String>>>,
     silent: bool,
+    clock: Mutex<Option<ClockOffset>>,
 }
 
 impl Health {
@@ -36,6 +38,16 @@ impl Health {
             _ => {}
         }
         *last = Some(result);
+    }
+
+    /// What was measured last.
+    pub fn clock(&self) -> Option<ClockOffset> {
+        *self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What was measured now.
+    pub fn set_clock(&self, offset: ClockOffset) {
+        *self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(offset);
     }
 
     /// `Ok` while Redis answers, else why it does not.
@@ -127,6 +139,11 @@ impl RedisLink {
             }
             Err(error) => Err(self.failed(&describe(&error))),
         }
+    }
+
+    /// What all links of this daemon share.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Forgets the pause after a failure: for a caller who asks just now.

@@ -1,5 +1,6 @@
 //! The registry: what stands in Redis, in the words of the contract. All reading is suspicious, all writing plain.
 
+use crate::control::clocks::ClockOffset;
 use crate::control::redis_link::{Health, RedisLink};
 use crate::dtype::{DType, Shape};
 use crate::error::Result;
@@ -8,6 +9,7 @@ use crate::log::Repeats;
 use crate::metrics;
 use crate::naming::key::{self, MachineKey};
 use crate::naming::{glob_escape, host_name, segment_name};
+use crate::os::clock;
 use crate::settings::Settings;
 use crate::wire::record::{self, Record, Request};
 use crate::wire::time;
@@ -57,6 +59,8 @@ pub struct RemoteFacts {
     pub ip: Option<Ipv4Addr>,
     pub spec: Option<(Shape, DType)>,
     pub records: Vec<Record>,
+    /// How far Redis' clock is ahead of that machine's; a Python daemon does not say.
+    pub clock: Option<ClockOffset>,
 }
 
 /// This machine's entry in the registry.
@@ -194,11 +198,29 @@ impl Registry {
         Ok(seconds.saturating_mul(1_000_000_000).saturating_add(micros.saturating_mul(1_000)))
     }
 
-    /// Writes the four keys of this machine.
+    /// Compares this machine's clock with Redis': of a few questions the one that was answered fastest counts.
+    fn measure_clock(&mut self) -> Result<i64> {
+        let mut best: Option<ClockOffset> = None;
+        let mut redis_ns = 0;
+        for _ in 0..limits::CLOCK_QUESTIONS {
+            let asked_ns = clock::realtime_ns();
+            redis_ns = self.time_ns()?;
+            let offset = ClockOffset::from_answer(asked_ns, redis_ns, clock::realtime_ns());
+            best = best.filter(|best| best.error_ns <= offset.error_ns).or(Some(offset));
+        }
+        if let Some(best) = best {
+            self.link.health().set_clock(best);
+        }
+        Ok(redis_ns)
+    }
+
+    /// Writes the keys of this machine: the four of the contract, and what its clock says.
     pub fn register_machine(&mut self, host: &str, ip: Ipv4Addr, role: &str) -> Result<()> {
-        let now = time::format(self.time_ns()?);
+        let now = time::format(self.measure_clock()?);
+        let clock = self.link.health().clock().map_or_else(String::new, ClockOffset::to_text);
         self.link.run(|c| {
             pipe()
+                .set(key::machine(host, "clock"), &clock)
                 .set(key::machine(host, "ip"), ip.to_string())
                 .set(key::machine(host, "hostname"), host)
                 .set(key::machine(host, "role"), role)
@@ -226,10 +248,18 @@ impl Registry {
         })
     }
 
-    /// Rewrites last_connect, in Redis' own time.
+    /// Rewrites last_connect, in Redis' own time, and what this machine's clock says.
     pub fn beat(&mut self, host: &str) -> Result<()> {
-        let now = time::format(self.time_ns()?);
-        self.link.run(|c| cmd("SET").arg(key::machine(host, "last_connect")).arg(&now).query(c))
+        let now = time::format(self.measure_clock()?);
+        let clock = self.link.health().clock().map_or_else(String::new, ClockOffset::to_text);
+        self.link.run(|c| {
+            pipe()
+                .set(key::machine(host, "last_connect"), &now)
+                .ignore()
+                .set(key::machine(host, "clock"), &clock)
+                .ignore()
+                .query(c)
+        })
     }
 
     /// Writes and removes entries of this machine's segments in one round trip.
@@ -462,13 +492,14 @@ impl Registry {
                     segment("dimensions"),
                     segment("dtype"),
                     segment("connections"),
+                    key::machine(host, "clock"),
                 ]
             })
             .collect();
         let mut values = self.mget(&keys)?;
         Ok(keys
-            .chunks(5)
-            .zip(values.chunks_mut(5))
+            .chunks(6)
+            .zip(values.chunks_mut(6))
             .map(|(keys, values)| {
                 let mut take = |position: usize| values.get_mut(position).and_then(Option::take);
                 let (known, ip, dimensions, dtype) = (take(0), take(1), take(2), take(3));
@@ -481,6 +512,7 @@ impl Registry {
                     }),
                     spec: shape.zip(dtype),
                     records: self.records(&keys[4], take(4)).unwrap_or_default(),
+                    clock: self.parsed(&keys[5], take(5), ClockOffset::parse),
                 }
             })
             .collect())

@@ -141,7 +141,10 @@ fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
         "discover" => Op::Discover(Scan {
             port: whole(map, "port", 6_379, u16::MAX.into())? as u16,
             timeout: seconds(map, "timeout", limits::DISCOVERY_TIMEOUT)?,
-            max_workers: whole(map, "max_workers", 64, limits::DISCOVERY_WORKERS_MAX as u64)? as usize,
+            max_workers: {
+                let most = limits::DISCOVERY_WORKERS_MAX as u64;
+                whole(map, "max_workers", most, most)? as usize
+            },
         }),
         other => {
             let shown: String = other.chars().take(40).flat_map(char::escape_debug).collect();

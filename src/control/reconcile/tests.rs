@@ -67,7 +67,13 @@ fn record(client: &str, port: u16, boot_id: u64) -> Record {
 }
 
 fn facts(records: &[Record]) -> RemoteFacts {
-    RemoteFacts { known: true, ip: Some(IP), spec: Some((shape(), DType::U16)), records: records.to_vec() }
+    RemoteFacts {
+        known: true,
+        ip: Some(IP),
+        spec: Some((shape(), DType::U16)),
+        records: records.to_vec(),
+        clock: None,
+    }
 }
 
 /// Does what it is told; a boot id tells one publisher from the next.
@@ -86,8 +92,8 @@ impl World {
             Action::StartPublisher { name, preferred_port, .. } => {
                 self.boots += 1;
                 let started = Started {
-                    port: preferred_port.unwrap_or(5560),
                     tcp_port: None,
+                    port: preferred_port.unwrap_or(5560),
                     boot_id: self.boots,
                     shape: shape(),
                     dtype: DType::U16,
