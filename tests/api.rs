@@ -3,6 +3,7 @@
 
 use daoserver::shm::{self, Layout, Segment, SegmentSpec, Writer};
 use daoserver::{DaoServer, Get, Kind, Mirror, Role, Settings};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,29 +30,29 @@ impl Cluster {
         let tag = format!("api{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(format!("daoserver-{tag}"));
         std::fs::create_dir_all(&directory).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let redis = Command::new("redis-server")
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-                "--port",
-                &port.to_string(),
-                "--dir",
-            ])
-            .arg(&directory)
-            .stdout(Stdio::null())
-            .spawn();
-        let Ok(redis) = redis else {
-            eprintln!("skipped: redis-server is not installed");
-            return None;
-        };
-        let cluster = Cluster { redis, port, directory, tag };
-        eventually("Redis answers", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Some(cluster)
+        for _ in 0..5 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let redis = Command::new("redis-server")
+                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+                .args(["--port", &port.to_string(), "--dir"])
+                .arg(&directory)
+                .stdout(Stdio::null())
+                .spawn();
+            let Ok(mut redis) = redis else {
+                eprintln!("skipped: redis-server is not installed");
+                return None;
+            };
+            // Another may have been faster to take the port: then ours has ended.
+            let ours = format!("process_id:{}\r", redis.id());
+            eventually("Redis answers, or ends", || {
+                redis.try_wait().unwrap().is_some()
+                    || redis_says(port).is_some_and(|says| says.contains(&ours))
+            });
+            if redis.try_wait().unwrap().is_none() {
+                return Some(Cluster { redis, port, directory, tag });
+            }
+        }
+        panic!("no Redis starts");
     }
 
     fn settings(&self, host: &str) -> Settings {
@@ -98,6 +99,15 @@ impl Drop for Cluster {
         }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+fn redis_says(port: u16) -> Option<String> {
+    let mut peer = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    peer.set_read_timeout(Some(SHORT)).ok()?;
+    peer.write_all(b"INFO server\r\n").ok()?;
+    let mut says = vec![0; 16_384];
+    let count = peer.read(&mut says).ok()?;
+    Some(String::from_utf8_lossy(&says[..count]).into_owned())
 }
 
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
