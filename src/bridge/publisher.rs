@@ -57,6 +57,8 @@ pub struct Publisher {
     away: bool,
     /// No buffer was free for a frame since the last that was copied.
     starved: bool,
+    /// Of a write-back: the owner's queue was full. libzmq says so once, and not for which frames.
+    maybe_left_out: bool,
     rate: RateMeter,
     next_subscription_poll_ns: i64,
     next_file_check_ns: i64,
@@ -191,6 +193,7 @@ impl Publisher {
             next_keywords_ns: 0,
             away: true,
             starved: false,
+            maybe_left_out: false,
             rate: RateMeter::default(),
             next_subscription_poll_ns: 0,
             next_file_check_ns: 0,
@@ -224,6 +227,10 @@ impl Publisher {
         };
         if restarted {
             self.origins.clear(); // its counters mean other frames now
+        }
+        if self.back.is_some() && self.origins.of(meta.cnt0).is_some() {
+            self.count_missed(lapped); // local frames that one of the owner's was written over
+            return Ok(1);
         }
         let seen_ns = clock::realtime_ns();
         let seen_before = current && self.header.seq > 0 && !restarted && meta.cnt0 == self.header.cnt0;
@@ -351,16 +358,32 @@ impl Publisher {
             return Ok(0);
         }
         let from_owner = self.origins.of(self.reader.segment().newest().1).is_some();
-        if from_owner || !open {
+        if !open {
             self.reader.pass_over();
             if !from_owner {
                 self.stats.stale.fetch_add(1, Relaxed);
             }
             return Ok(0);
         }
-        // What is older than the newest may be the owner's.
-        self.reader.skip_to_newest();
-        self.copy_and_send(false)
+        let origins = Arc::clone(&self.origins);
+        self.reader.pass_over_while(|counter| origins.of(counter).is_some());
+        if self.reader.has_news() { self.copy_and_send(false) } else { Ok(0) }
+    }
+
+    /// A queue was full lately, and nobody can say for which frames: the newest local one is sent again, as a new one,
+    /// since nothing may come after it and the owner's older one would win. `false`: there was no need.
+    pub fn make_sure(&mut self) -> Result<bool, Ended> {
+        if !std::mem::take(&mut self.maybe_left_out) || !self.stats.open.load(Relaxed) {
+            return Ok(false);
+        }
+        let Some(index) = self.pool.acquire() else { return Ok(false) };
+        let pixels = &mut self.pool.buffer_mut(index)[PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes];
+        let Outcome::Frame { meta, .. } = self.reader.read_newest(pixels) else { return Ok(false) };
+        if self.origins.of(meta.cnt0).is_some() {
+            return Ok(false);
+        }
+        self.send(index, &meta, clock::realtime_ns(), false, false)?;
+        Ok(true)
     }
 
     /// May frames go back to the owner? Not before the mirror was refreshed from it. They say up to which of the owner's
@@ -373,8 +396,13 @@ impl Publisher {
     }
 
     /// What was sent last is on its way even if this publisher ends now.
-    pub fn linger(&self) {
+    pub fn linger(&mut self) {
         self.outlet.zmq.linger(limits::WRITE_BACK_LINGER);
+        let deadline = clock::monotonic_ns() + limits::WRITE_BACK_LINGER.as_nanos() as i64;
+        // What the kernel has taken it sends by itself.
+        while self.outlet.progress() && clock::monotonic_ns() < deadline {
+            self.outlet.wait(Duration::from_millis(1));
+        }
     }
 
     /// The sequence number of the frame sent last.
@@ -415,6 +443,7 @@ impl Publisher {
     }
 
     fn count_queue_full(&mut self, frames: u64) {
+        self.maybe_left_out = self.back.is_some();
         self.header.queue_full_total += frames;
         self.stats.queue_full.fetch_add(frames, Relaxed);
     }

@@ -92,6 +92,10 @@ impl Worker for Bidirectional {
             work += 1;
         }
         if self.quiet.is_due(work) && self.mirror.is_fresh() && !self.back.has_news() {
+            if self.back.make_sure()? {
+                self.quiet = Quiet::new(); // it has its time to come back
+                return Ok(1);
+            }
             self.mirror.converge(&mut self.checker, &mut self.scratch)?;
         }
         Ok(work)

@@ -6,6 +6,7 @@
 //! and frames that come meanwhile are left out: a slow client gets the newest frame, and the others lose nothing.
 
 use crate::limits;
+use crate::log::Repeats;
 use crate::os::poll;
 use crate::os::tcp;
 use crate::os::zmq_ext::{Held, SendPool};
@@ -79,6 +80,7 @@ pub struct TcpOutlet {
     boot_id: u64,
     buffer_bytes: usize,
     allow: Vec<Cidr>,
+    refusals: Repeats,
     peers: Vec<Peer>,
 }
 
@@ -99,7 +101,15 @@ impl TcpOutlet {
             }) {
                 Ok(listener) => {
                     let buffer_bytes = buffer_bytes(frame_bytes);
-                    return Ok(TcpOutlet { listener, port, boot_id, buffer_bytes, allow, peers: Vec::new() });
+                    return Ok(TcpOutlet {
+                        listener,
+                        port,
+                        boot_id,
+                        buffer_bytes,
+                        allow,
+                        refusals: Repeats::new(Duration::from_secs(60)),
+                        peers: Vec::new(),
+                    });
                 }
                 Err(error) => refused = format!("port {port}: {error}"),
             }
@@ -124,12 +134,26 @@ impl TcpOutlet {
 
     /// Takes connections and what they say. Does anybody want the current frame?
     pub fn take_subscriptions(&mut self) -> bool {
-        while self.peers.len() < limits::CLIENTS_MAX {
+        // Bounded, so that a crowd at the door costs nobody a frame.
+        for _ in 0..64 {
             let Ok((stream, from)) = self.listener.accept() else { break };
             let allowed = matches!(from.ip(), IpAddr::V4(ip) if allows(&self.allow, ip));
             if !allowed {
                 crate::metrics::PEERS_REFUSED.add(1);
+                if let Some(left_out) = self.refusals.due(&from.ip().to_string()) {
+                    crate::warn!(
+                        "{} wants to connect and is not one of --allow's ({left_out} more times since the last line)",
+                        from.ip()
+                    );
+                }
                 continue;
+            }
+            if self.peers.len() >= limits::CLIENTS_MAX {
+                // Who has said nothing yet makes room.
+                match self.peers.iter().position(|peer| peer.hello.len() < HELLO_BYTES) {
+                    Some(silent) => drop(self.peers.remove(silent)),
+                    None => continue,
+                }
             }
             let ready = tcp::prepare(&stream, self.buffer_bytes)
                 .and_then(|()| tcp::set_user_timeout(&stream, UNACKNOWLEDGED));

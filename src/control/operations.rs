@@ -16,7 +16,7 @@ use crate::metrics;
 use crate::naming::{host_name, normalized_segment_name};
 use crate::os::process;
 use crate::os::threads::Stop;
-use crate::settings::Role;
+use crate::settings::{Role, Transport};
 use crate::wire::control::{Get, Op, Scan};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -134,7 +134,8 @@ fn unknown_machine(host: &str) -> Error {
 
 fn get(shared: &Shared, caller: &Caller, asked: &Get) -> Result<Value> {
     let key = stream_key(&asked.hostname, &asked.shm)?;
-    if asked.transport != "zmq" {
+    // How frames travel is for the two daemons to agree on; what neither has is refused.
+    if Transport::parse(&asked.transport).is_none() {
         let sentence = format!("{} connector not implemented.", asked.transport);
         return Err(Error::new(Kind::NotImplemented, sentence));
     }

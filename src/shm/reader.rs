@@ -157,12 +157,12 @@ impl Reader {
         (self.seen, self.started, self.restarted) = (newest, true, false);
     }
 
-    /// Of a ring: what is older than the newest frame is not given by `read_next` any more, and is no loss.
-    pub fn skip_to_newest(&mut self) {
+    /// Counts the next frames as returned for as long as `known` says of their counters that nobody needs them.
+    pub fn pass_over_while(&mut self, known: impl Fn(u64) -> bool) {
         let newest = self.segment.newest().1;
         self.note_restart(newest);
-        if newest > self.seen {
-            (self.seen, self.started) = (newest - 1, true);
+        while self.started && self.seen < newest && known(self.seen + 1) {
+            self.seen += 1;
         }
     }
 

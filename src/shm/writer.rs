@@ -1,4 +1,5 @@
-//! Frames into a segment, in the C library's order, so that its readers cannot tell the difference.
+//! Frames into a segment. When one is done it looks as the C library leaves it; on the way the marks are set in a
+//! safer order.
 
 use super::keyword::{KEYWORD_BYTES, Keyword};
 use super::layout::at;
@@ -130,16 +131,16 @@ impl Writer {
         // the flag.
         fence(Ordering::SeqCst);
         map.copy_in(spec.data_offset(slot), pixels);
-        // Release, so after the pixels. Partner: the reader's first look at the flag.
+        // The library clears the flag and names the slot first. Then, for a moment, there are new pixels under an
+        // old counter, in a ring that of a turn ago, which its own polling readers take for the newest.
+        stamp(map, block);
+        let counter = self.segment.cnt0(last).wrapping_add(1);
+        // Each is a Release, so after what comes before it. Partners: the reader's looks at counter, flag, slot.
+        map.store64(block + at::CNT0, counter);
         map.store8(block + at::WRITE, 0);
         if let Some(offset) = spec.layout.depth_offset() {
             map.store32(offset + 4, slot);
         }
-        stamp(map, block);
-        let counter = self.segment.cnt0(last).wrapping_add(1);
-        // Last, and Release: who sees the new counter sees all of the frame. Partner: the reader's load of
-        // it.
-        map.store64(block + at::CNT0, counter);
         self.semaphores.post_all();
         if self.segment.lost() { Err(WriteError::Lost) } else { Ok(counter) }
     }

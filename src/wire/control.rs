@@ -37,7 +37,7 @@ pub struct Get {
     pub bidirectional: bool,
     /// The mirror ends with who asks for it, not with a release alone.
     pub lease: bool,
-    /// `zmq`; another one is a `NotImplementedError`.
+    /// `zmq`, `tcp` or `auto`, which all mean what the two daemons agree on; another one is a `NotImplementedError`.
     pub transport: String,
     /// Longest wait for the owner to publish.
     pub timeout: Duration,

@@ -31,7 +31,7 @@ check "list --json" python3 "$WORK/list.py" "$WORK/list.json" "$wfs" "$dm"
 at beta get alpha "$wfs" --json >"$WORK/get.json"
 check "get: exit 0" same 0 $?
 check "get: the first frame is in when it returns" same 1 "$(json 'd["frames"]' <"$WORK/get.json")"
-check "get --json" same "$(mirror_file beta alpha "$wfs") alpha $wfs [64, 64] uint16 zmq" \
+check "get --json" same "$(mirror_file beta alpha "$wfs") alpha $wfs [64, 64] uint16 ${TRANSPORT:-tcp}" \
     "$(json '" ".join([d["path"], d["hostname"], d["shm"], str(d["shape"]), d["dtype"], d["transport"]])' <"$WORK/get.json")"
 check "get of one that was never written gives it, too" get beta alpha "$dm"
 check "get of one that exists returns it at once" same "$(mirror_file beta alpha "$wfs")" "$(get beta alpha "$wfs")"

@@ -229,7 +229,7 @@ launch() {
 address() { echo "${ADDRESS[$1]:-127.0.0.1}"; }
 
 # start_daemon HOST [FLAGS...]: the daemon of a machine of that name, with its own directory; waits for its ready line.
-# Its log is $WORK/HOST.log, begun anew at each start.
+# Its log is $WORK/HOST.log, begun anew at each start. TRANSPORT=zmq: as if there were no other.
 start_daemon() {
     launch_daemon "$@"
     eventually 10 is_ready "$1" || {
@@ -247,7 +247,8 @@ launch_daemon() {
     BASE_PORT=$(free_port)
     : >"$WORK/$host.log"
     launch "$host" "$WORK/$host.log" "$DAOSERVER" --redis-host "$REDIS_IP" --redis-port "$REDIS_PORT" --hostname "$host" \
-        --shm-dir "$WORK/$host" --advertise-ip "$(address "$host")" --base-pub-port "$BASE_PORT" "$@"
+        --shm-dir "$WORK/$host" --advertise-ip "$(address "$host")" --base-pub-port "$BASE_PORT" \
+        --transport "${TRANSPORT:-auto}" "$@"
     DAEMON[$host]=$LAUNCHED
 }
 

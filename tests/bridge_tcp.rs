@@ -1,0 +1,148 @@
+//! Streams over TCP, and what only TCP has to stand.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/bridge.rs"]
+mod bridge;
+#[path = "common/shm.rs"]
+mod common;
+
+use bridge::{FRAME_BYTES, LOOPBACK, SHAPE, Stream};
+use common::{Place, spec};
+use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::stats::MirrorStats;
+use daoserver::bridge::worker::Worker;
+use daoserver::dtype::DType;
+use daoserver::shm::{self, Writer};
+use daoserver::wire::frame::{HEADER_BYTES, HELLO_BYTES, hello};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+const TCP: bool = true;
+
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+    }
+}
+
+/// A connection to a publisher that is none of ours.
+fn stranger(stream: &Stream, says: &[u8]) -> TcpStream {
+    let mut peer = TcpStream::connect((LOOPBACK, stream.started.tcp_port.unwrap())).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    peer.write_all(says).unwrap();
+    peer
+}
+
+/// Has the other side ended it?
+fn ended(peer: &mut TcpStream) -> bool {
+    let mut bytes = [0; 4096];
+    match peer.read(&mut bytes) {
+        Ok(0) => true,
+        Ok(_) => false,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+#[test]
+fn who_says_anything_but_hello_is_turned_away_and_nobody_else_notices() {
+    let mut stream = Stream::new(1);
+    let mut follower = stream.follow("m");
+    let mut strangers = vec![
+        stranger(&stream, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),
+        stranger(&stream, &hello(stream.started.boot_id ^ 1)),
+        stranger(&stream, &[hello(stream.started.boot_id).as_slice(), b"AAAAB"].concat()),
+    ];
+    let mut silent = stranger(&stream, &[0; HELLO_BYTES - 1]);
+    for number in 1..200u8 {
+        stream.write(number);
+        stream.pump(&mut [&mut follower], "the frame", |_, m| m[0].pixel() == number);
+    }
+    assert_eq!(follower.lost(), 0);
+    for peer in &mut strangers {
+        eventually("the stranger is turned away", || {
+            stream.publisher.do_work().unwrap();
+            ended(peer)
+        });
+    }
+    assert!(!ended(&mut silent), "he may still say it");
+    eventually("who never says it is turned away, too", || {
+        stream.publisher.do_work().unwrap();
+        ended(&mut silent)
+    });
+}
+
+#[test]
+fn a_thousand_connections_take_no_frame_from_anybody() {
+    let mut stream = Stream::new(1);
+    let mut follower = stream.follow("m");
+    let mut crowd = Vec::new();
+    for number in 0..1_000u32 {
+        let address = (LOOPBACK, stream.started.tcp_port.unwrap()).into();
+        if let Ok(mut peer) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            // A third of them reads nothing of what it asks for.
+            if number % 3 == 0 {
+                let _ = peer.write_all(&hello(stream.started.boot_id));
+            }
+            crowd.push(peer);
+        }
+        if number % 10 == 0 {
+            let value = (number / 10) as u8;
+            stream.write(value);
+            stream.pump(&mut [&mut follower], "the frame", |_, m| m[0].frames() > 0 && m[0].pixel() == value);
+        }
+    }
+    assert!(crowd.len() > 100);
+    assert_eq!(follower.stats.transport.load(Relaxed), 0);
+}
+
+#[test]
+fn a_publisher_that_sends_garbage_or_half_a_message_is_left_and_met_again() {
+    let place = Place::new();
+    let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let writer = shm::create(&place.path("m"), &spec(SHAPE, DType::U16, 1), &[]).unwrap();
+    let stats = Arc::new(MirrorStats::default());
+    let source = Source { ip: LOOPBACK, port, boot_id: Some(7), tcp_port: Some(port) };
+    let writer = Writer::new(writer).unwrap();
+    let mut mirror = Mirror::new(&zmq::Context::new(), source, writer, Arc::clone(&stats)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let huge = {
+        let mut head = [0u8; HEADER_BYTES];
+        head[..8].copy_from_slice(b"DAOf\x01\0\x01\0");
+        head[112..116].copy_from_slice(&(HEADER_BYTES as u32).to_le_bytes());
+        head[120..].copy_from_slice(&u64::MAX.to_le_bytes());
+        head
+    };
+    for said in [vec![0xff; 4096], huge.to_vec(), huge[..60].to_vec(), Vec::new()] {
+        let mut peer = None;
+        eventually("the mirror comes", || {
+            mirror.do_work().unwrap();
+            peer = listener.accept().ok();
+            peer.is_some()
+        });
+        let (mut peer, _) = peer.unwrap();
+        peer.set_nonblocking(false).unwrap();
+        let mut said_hello = [0; HELLO_BYTES];
+        eventually("its hello", || {
+            mirror.do_work().unwrap();
+            peer.peek(&mut said_hello).is_ok_and(|count| count == HELLO_BYTES)
+        });
+        assert_eq!(said_hello, hello(7));
+        let _ = peer.write_all(&said);
+        if said.len() >= HEADER_BYTES {
+            peer.set_nonblocking(true).unwrap();
+            peer.read_exact(&mut said_hello).unwrap();
+            eventually("it leaves", || {
+                mirror.do_work().unwrap();
+                ended(&mut peer)
+            });
+        }
+    }
+    assert_eq!(stats.frames.load(Relaxed), 0);
+    assert!(stats.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>() >= 2);
+    assert_eq!(FRAME_BYTES, 256);
+}

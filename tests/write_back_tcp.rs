@@ -1,0 +1,9 @@
+//! Streams that go both ways, over TCP.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/shm.rs"]
+mod common;
+#[path = "common/write_back.rs"]
+mod write_back;
+
+const TCP: bool = true;
