@@ -443,11 +443,16 @@ impl Worker for Mirror {
     fn do_work(&mut self) -> Result<usize, Ended> {
         let begun_ns = clock::monotonic_ns();
         self.housekeeping(begun_ns)?;
-        let frame_bytes = self.writer.segment().spec().frame_bytes();
+        // A ring has room for all of them.
+        let (ring, frame_bytes) = {
+            let spec = self.writer.segment().spec();
+            (spec.depth > 1, spec.frame_bytes())
+        };
         let mut messages = 0;
         // Bounded, so that a peer that floods us cannot keep us from being stopped.
         while messages < 4 * limits::QUEUE_FRAMES_MAX {
-            let late = messages * frame_bytes >= limits::QUEUE_BYTES
+            let late = !ring
+                && messages * frame_bytes >= limits::QUEUE_BYTES
                 && clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
             if !self.receive_one(|inlet| late && inlet.waiting())? {
                 break;
