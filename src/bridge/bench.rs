@@ -53,7 +53,7 @@ impl Drop for Place {
 
 /// Measures frames of this many bytes. Takes about ten seconds, or ends with an error once it is told to stop.
 pub fn publishing(frame_bytes: u32, stop: &Stop) -> Result<Vec<Row>> {
-    let name = format!("bench{}", std::process::id());
+    let name = format!("publishing{}", std::process::id());
     let directory = std::env::temp_dir().join(format!("daoserver-{name}"));
     std::fs::create_dir(&directory).map_err(|why| failed("make its directory")(&why))?;
     let place = Place { segment: segment_path(&directory, &name), directory };

@@ -85,6 +85,13 @@ check "it had started Redis and two daemons" test "$(wc -w <<<"$started")" = 3
 check "killed, its children end" eventually 10 all_gone
 rm -rf "$WORK/bench"/* /dev/shm/sem.*"bench${bench}n"*
 
+# With the directory for temporary files the same, as it is by default.
+publishing() {
+    TMPDIR=$WORK/bench "$DAOSERVER" bench --sizes 1k --runs 1 --seconds 0.02 --shm-dir "$WORK/bench" --json |
+        json 'len(d["publishing_64k"])'
+}
+check "not quick: what publishing costs, too" same 4 "$(publishing 2>/dev/null)"
+
 check "a Redis that does not answer is said to be" fails 1 "cannot start a daemon" \
     "$DAOSERVER" bench "${tiny[@]}" --redis-port "$(free_port)"
 start_redis
