@@ -19,6 +19,8 @@ const KEPT_SHARE_MIN: f64 = 0.95;
 const RATE_HZ_MAX: f64 = 1e6;
 /// Steps of the search between the rate that was held and the one that was not.
 const BISECTIONS: usize = 4;
+/// Longer than from one of an idle owner's `alive` messages to the next.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(1_200);
 /// Nothing has come for so long: nothing will.
 const SETTLED: Duration = Duration::from_millis(50);
 
@@ -206,6 +208,10 @@ pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Re
     owner.end(&pair.owner);
     client.end(&pair.client);
     settle(pair)?;
+    if pair.mirror.newest().1 - begun < written {
+        // What was lost last is known, and may come again, with the owner's next sign of life.
+        clock::sleep(SIGN_OF_LIFE);
+    }
     let lost = Lost::of(&pair.client.status()?).since(lost_before);
     let delivered = pair.mirror.newest().1 - begun;
     Ok(Flow { runs_us: vec![run_us], written, delivered, lost, owner, client })

@@ -66,7 +66,8 @@ fn cell(number: f64) -> String {
         _ if !number.is_finite() => "-".to_owned(),
         _ if number > 0.0 && number < 0.995 => format!("{number:.2}"),
         _ if number < 99.95 => format!("{number:.1}"),
-        _ => format!("{number:.0}"),
+        _ if number < 9_999_999.0 => format!("{number:.0}"),
+        _ => format!("{number:.1e}"),
     }
 }
 
