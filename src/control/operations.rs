@@ -300,6 +300,7 @@ fn status(shared: &Shared) -> Value {
                 Publisher::Running(started) => {
                     let mut entry = started.stats.to_json();
                     entry.insert("port".into(), json!(started.port));
+                    entry.insert("tcp_port".into(), json!(started.tcp_port));
                     entry
                 }
                 Publisher::Failed { why, .. } => failed(why),
