@@ -122,7 +122,8 @@ shm rts create "$gone" --shape 2 --dtype int8 >/dev/null
 example rts alarm --once "$gone" 60 >"$WORK/gone.log" 2>&1 &
 alarm=$!
 PIDS+=("$alarm")
-waits() { cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -qF "shm read $gone --wait"; }
+# The brackets: grep must not find itself.
+waits() { cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\0' ' ' | grep -q "shm rea[d] $gone --wait"; }
 check "the alarm waits" eventually 10 waits
 shm rts rm "$gone"
 wait "$alarm"
