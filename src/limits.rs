@@ -34,6 +34,8 @@ pub const MIRRORS_MAX: usize = 1_024;
 pub const COMMAND_QUEUE: usize = 256;
 /// Cores that can be named: the kernel's `cpu_set_t` has so many.
 pub const CORES_MAX: usize = 1_024;
+/// Longest wait for the command thread's answer: it may be held up by Redis.
+pub const COMMAND_REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Ports tried above `--base-pub-port` before giving up.
 pub const PORTS_TRIED: u16 = 4_096;
 

@@ -155,7 +155,8 @@ impl DaoServer {
     /// # Errors
     /// `Connection`: Redis cannot be reached.
     pub fn start(&self) -> Result<()> {
-        let stopped = self.0.begin()?;
+        self.0.begin()?;
+        let stopped = self.0.end_of_start()?;
         while !stopped.wait(Duration::from_secs(3_600)) {}
         self.0.end();
         Ok(())
@@ -228,8 +229,7 @@ impl DaoServer {
     /// # Errors
     /// `Connection`: Redis cannot be reached.
     pub fn register_machine(&self) -> Result<Machine> {
-        self.0.begin()?;
-        Ok(Machine::of(&self.0.call(Op::RegisterMachine)?))
+        Ok(Machine::of(&self.0.begin()?))
     }
 
     /// Takes a machine out of the registry; `None`: this one, until it is registered again. How many keys it had.
@@ -301,8 +301,8 @@ impl Inner {
         shared.ok_or_else(|| Error::new(Kind::Os, "The server is stopped; start it first."))
     }
 
-    /// Registered and serving, whatever it was before. Returns what ends it.
-    fn begin(&self) -> Result<Stop> {
+    /// Registered and serving, whatever it was before. Returns who this machine is.
+    fn begin(&self) -> Result<Value> {
         let mut stopped = self.stopped();
         if stopped.is_set() {
             *stopped = Stop::new(); // whoever waits for the old one has his answer
@@ -316,7 +316,11 @@ impl Inner {
                 *daemon = Some(Box::new(Daemon::start(self.settings.clone())?));
             }
         }
-        self.call(Op::Start)?;
+        self.call(Op::Start)
+    }
+
+    /// What `start` waits for.
+    fn end_of_start(&self) -> Result<Stop> {
         match &self.place {
             Place::Inside(_) => Ok(self.shared()?.stop_asked.clone()),
             Place::Beside(_) => Ok(self.stopped().clone()),
@@ -361,8 +365,7 @@ impl Answers for Inner {
     fn run(&self, caller: &Caller, op: Op) -> Result<Value> {
         match op {
             Op::Start | Op::RegisterMachine => {
-                self.begin()?;
-                let me = self.call(op)?;
+                let me = self.begin()?;
                 if log::enabled(log::Level::Info) {
                     Machine::of(&me).announce();
                 }

@@ -7,11 +7,37 @@ use crate::os::threads::Stop;
 use crate::settings::{Cidr, allows};
 use std::time::Duration;
 
+/// Who may come in, over either transport.
+pub struct Door {
+    allow: Vec<Cidr>,
+    refusals: Repeats,
+}
+
+impl Door {
+    /// For these; nobody named: for all.
+    pub fn new(allow: Vec<Cidr>) -> Door {
+        Door { allow, refusals: Repeats::new(Duration::from_secs(60)) }
+    }
+
+    /// May this address come in? One that may not is counted, and named now and then.
+    pub fn lets_in(&self, address: &str) -> bool {
+        let good = address.parse().is_ok_and(|address| allows(&self.allow, address));
+        if !good {
+            metrics::PEERS_REFUSED.add(1);
+            if let Some(left_out) = self.refusals.due(address) {
+                crate::warn!(
+                    "{address} wants to connect and is not one of --allow's ({left_out} more times since the last line)"
+                );
+            }
+        }
+        good
+    }
+}
+
 /// Answers libzmq's questions.
 pub struct Guard {
     socket: zmq::Socket,
-    allow: Vec<Cidr>,
-    refusals: Repeats,
+    door: Door,
 }
 
 impl Guard {
@@ -20,7 +46,7 @@ impl Guard {
         let socket = context.socket(zmq::REP)?;
         socket.set_linger(0)?;
         socket.bind("inproc://zeromq.zap.01")?;
-        Ok(Guard { socket, allow, refusals: Repeats::new(Duration::from_secs(60)) })
+        Ok(Guard { socket, door: Door::new(allow) })
     }
 
     /// The body of `dao-zap`.
@@ -46,15 +72,7 @@ impl Guard {
         let question = self.socket.recv_multipart(zmq::DONTWAIT)?;
         let part = |place: usize| question.get(place).map_or(&b""[..], Vec::as_slice);
         let address = String::from_utf8_lossy(part(3)).into_owned();
-        let good = address.parse().is_ok_and(|address| allows(&self.allow, address));
-        if !good {
-            metrics::PEERS_REFUSED.add(1);
-            if let Some(left_out) = self.refusals.due(&address) {
-                crate::warn!(
-                    "{address} wants to connect and is not one of --allow's ({left_out} more times since the last line)"
-                );
-            }
-        }
+        let good = self.door.lets_in(&address);
         let (status, text): (&[u8], &[u8]) =
             if good { (b"200", b"OK") } else { (b"400", b"address not allowed") };
         self.socket.send_multipart([part(0), part(1), status, text, b"", b""], zmq::DONTWAIT)

@@ -1,6 +1,6 @@
 //! Where a publisher's frames go: to all subscribers over ZMQ, of both wires, and to those over TCP.
 
-use crate::bridge::sockets::{PubSocket, Sent, Topics};
+use crate::bridge::sockets::{PubSocket, Topics};
 use crate::bridge::tcp::TcpOutlet;
 use crate::os::zmq_ext::SendPool;
 use std::ops::Range;
@@ -49,18 +49,6 @@ impl Outlet {
         only_asking: bool,
     ) -> usize {
         self.tcp.as_mut().map_or(0, |tcp| tcp.send(head, seq, pixels, keywords, only_asking))
-    }
-
-    /// Sends over ZMQ.
-    pub fn send(
-        &mut self,
-        topic: &str,
-        pool: &SendPool,
-        buffer: usize,
-        range: Range<usize>,
-        third: Option<&[u8]>,
-    ) -> zmq::Result<Sent> {
-        self.zmq.send(topic, pool, buffer, range, third)
     }
 
     /// Goes on with what has not left whole. Is there any?

@@ -336,7 +336,7 @@ impl Publisher {
         if topics.dao {
             let range = 0..PIXEL_OFFSET + self.frame_bytes;
             let sent =
-                self.outlet.send(TOPIC_DAO, &self.pool, index, range, keywords).map_err(socket_failed)?;
+                self.outlet.zmq.send(TOPIC_DAO, &self.pool, index, range, keywords).map_err(socket_failed)?;
             left_out += usize::from(sent == Sent::NotToAll);
         }
         if left_out > 0 {
@@ -349,7 +349,8 @@ impl Publisher {
     /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
     fn send_python(&mut self, index: usize) -> Result<(), Ended> {
         let range = self.pickle.clone();
-        let sent = self.outlet.send(TOPIC_PYTHON, &self.pool, index, range, None).map_err(socket_failed)?;
+        let sent =
+            self.outlet.zmq.send(TOPIC_PYTHON, &self.pool, index, range, None).map_err(socket_failed)?;
         if sent == Sent::NotToAll {
             self.stats.python_queue_full.fetch_add(1, Relaxed);
         }

@@ -17,14 +17,19 @@ pub fn queue_frames(frame_bytes: usize) -> usize {
     (limits::QUEUE_BYTES / frame_bytes.max(1)).clamp(limits::QUEUE_FRAMES_MIN, limits::QUEUE_FRAMES_MAX)
 }
 
-fn set_common(socket: &zmq::Socket, frame_bytes: usize) -> zmq::Result<()> {
+/// The kernel's buffers of a stream: two frames of it, within bounds. Its default ones hold thousands of small frames,
+/// all of them old after a stall.
+pub fn buffer_bytes(frame_bytes: usize) -> usize {
     let (smallest, largest) = limits::SOCKET_BUFFER_BYTES;
-    let buffer_bytes = (2 * frame_bytes).clamp(smallest, largest) as i32;
+    (2 * frame_bytes).clamp(smallest, largest)
+}
+
+fn set_common(socket: &zmq::Socket, frame_bytes: usize) -> zmq::Result<()> {
+    let buffer_bytes = buffer_bytes(frame_bytes) as i32;
     let queue = queue_frames(frame_bytes) as i32;
     socket.set_linger(0)?; // what is unsent at close is old
     socket.set_sndhwm(queue)?;
     socket.set_rcvhwm(queue)?;
-    // The kernel's default buffers hold thousands of small frames, all of them old after a stall.
     socket.set_sndbuf(buffer_bytes)?;
     socket.set_rcvbuf(buffer_bytes)?;
     // The only defence against a half-open link. The time-out runs during a long transfer too.

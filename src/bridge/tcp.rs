@@ -5,17 +5,18 @@
 //! sense ends the connection, and the mirror connects anew. What a connection cannot take at once is finished later,
 //! and frames that come meanwhile are left out: a slow client gets the newest frame, and the others lose nothing.
 
+use crate::bridge::guard::Door;
+use crate::bridge::sockets::buffer_bytes;
 use crate::limits;
-use crate::log::Repeats;
 use crate::os::poll;
 use crate::os::tcp;
 use crate::os::zmq_ext::{Held, SendPool};
-use crate::settings::{Cidr, allows};
+use crate::settings::Cidr;
 use crate::wire::frame::{
     ASK_AGAIN, HEADER_BYTES, HELLO_BYTES, Refused, TRAILER_BYTES, hello, stream_length, trailer,
 };
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
@@ -24,11 +25,6 @@ use std::time::{Duration, Instant};
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Pauses between attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-
-fn buffer_bytes(frame_bytes: usize) -> usize {
-    let (smallest, largest) = limits::SOCKET_BUFFER_BYTES;
-    (2 * frame_bytes).clamp(smallest, largest)
-}
 
 /// A message of which a part is still to be sent.
 struct Unsent {
@@ -80,8 +76,7 @@ pub struct TcpOutlet {
     port: u16,
     boot_id: u64,
     buffer_bytes: usize,
-    allow: Vec<Cidr>,
-    refusals: Repeats,
+    door: Door,
     peers: Vec<Peer>,
 }
 
@@ -107,8 +102,7 @@ impl TcpOutlet {
                         port,
                         boot_id,
                         buffer_bytes,
-                        allow,
-                        refusals: Repeats::new(Duration::from_secs(60)),
+                        door: Door::new(allow),
                         peers: Vec::new(),
                     });
                 }
@@ -144,15 +138,7 @@ impl TcpOutlet {
         // Bounded, so that a crowd at the door costs nobody a frame.
         for _ in 0..64 {
             let Ok((stream, from)) = self.listener.accept() else { break };
-            let allowed = matches!(from.ip(), IpAddr::V4(ip) if allows(&self.allow, ip));
-            if !allowed {
-                crate::metrics::PEERS_REFUSED.add(1);
-                if let Some(left_out) = self.refusals.due(&from.ip().to_string()) {
-                    crate::warn!(
-                        "{} wants to connect and is not one of --allow's ({left_out} more times since the last line)",
-                        from.ip()
-                    );
-                }
+            if !self.door.lets_in(&from.ip().to_string()) {
                 continue;
             }
             if self.peers.len() >= limits::CLIENTS_MAX {

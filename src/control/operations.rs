@@ -51,7 +51,7 @@ impl Caller {
     /// Ends his leases; returns when their mirrors are gone, if nobody else holds them.
     pub fn leave(&self, shared: &Shared) {
         let answer = self.begin_to_leave(shared);
-        let _ = answer.recv_timeout(Duration::from_secs(10)); // late or not, it is on its way
+        let _ = answer.recv_timeout(limits::COMMAND_REPLY_TIMEOUT); // late or not, it is on its way
     }
 
     fn begin_to_leave(&self, shared: &Shared) -> Receiver<Result<()>> {
@@ -220,7 +220,7 @@ fn mirror_json(key: &StreamKey, info: &MirrorInfo, frames: u64) -> Value {
 fn release(shared: &Shared, caller: &Caller, key: StreamKey, kept_too: bool) -> Result<Value> {
     let (reply, answer) = sync_channel(1);
     shared.commands.offer(Command::Release { key, caller: caller.number, kept_too, reply })?;
-    match answer.recv_timeout(Duration::from_secs(10)) {
+    match answer.recv_timeout(limits::COMMAND_REPLY_TIMEOUT) {
         Ok(result) => result.map(|held_by| json!({"held_by": held_by})),
         Err(_) => Err(Error::new(Kind::Timeout, "The daemon did not release the mirror within 10 s.")),
     }

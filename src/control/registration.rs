@@ -12,10 +12,6 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::Duration;
-
-/// Longest wait for `dao-command`: it may be held up by Redis.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an earlier run of this machine has left in Redis.
 #[derive(Default)]
@@ -87,7 +83,7 @@ fn enter(shared: &Shared, registry: &mut Registry, role: Role) -> Result<Value> 
     let clients = std::mem::take(&mut earlier.clients);
     let (reply, answer) = sync_channel(1);
     shared.commands.insist(Command::Registered { role, earlier, reply });
-    match answer.recv_timeout(COMMAND_PATIENCE) {
+    match answer.recv_timeout(limits::COMMAND_REPLY_TIMEOUT) {
         Ok(result) => result?,
         Err(RecvTimeoutError::Disconnected) => return Err(Error::new(Kind::Os, "The daemon is stopping.")),
         Err(RecvTimeoutError::Timeout) => {
@@ -107,7 +103,7 @@ pub fn unregister(shared: &Shared, registry: &mut Registry) -> Result<u64> {
     let _one_at_a_time = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let (reply, answer) = sync_channel(1);
     shared.commands.insist(Command::Unregister { reply });
-    let _ = answer.recv_timeout(COMMAND_PATIENCE); // late or not, the keys go now
+    let _ = answer.recv_timeout(limits::COMMAND_REPLY_TIMEOUT); // late or not, the keys go now
     let keys = registry.deregister_self(&shared.settings.hostname)?;
     shared.entered.store(false, Relaxed);
     Ok(keys)
