@@ -2,7 +2,7 @@
 
 use crate::bridge::guard::Guard;
 use crate::control::commands::{Command, Commands};
-use crate::control::executor::{Executor, lock};
+use crate::control::executor::Executor;
 use crate::control::loops::{self, Shared};
 use crate::control::persist::{Memory, Remembered};
 use crate::control::redis_link::Health;
@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::os::locks::NameLock;
 use crate::os::process;
-use crate::os::threads::{Handle, Stop, spawn};
+use crate::os::threads::{Handle, Stop, lock, spawn};
 use crate::settings::{Role, Settings};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixListener;

@@ -30,7 +30,7 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log;
 use crate::os::process;
-use crate::os::threads::Stop;
+use crate::os::threads::{Stop, lock};
 use crate::settings::Settings;
 use crate::wire::control::{Get, Op};
 use serde_json::Value;
@@ -289,7 +289,7 @@ impl DaoServer {
 impl Inner {
     fn daemon(&self) -> Option<MutexGuard<'_, Option<Box<Daemon>>>> {
         match &self.place {
-            Place::Inside(daemon) => Some(daemon.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
+            Place::Inside(daemon) => Some(lock(daemon)),
             Place::Beside(_) => None,
         }
     }
@@ -340,7 +340,7 @@ impl Inner {
     }
 
     fn stopped(&self) -> MutexGuard<'_, Stop> {
-        self.stopped.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.stopped)
     }
 
     /// Ends the daemon in this process. Whoever comes second waits for the first.

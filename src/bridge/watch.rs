@@ -5,7 +5,7 @@
 
 use crate::os::poll::Many;
 use crate::os::scheduling;
-use crate::os::threads::{Handle, Stop, spawn};
+use crate::os::threads::{Handle, Stop, lock, spawn};
 use crate::shm::{Access, Segment};
 use std::os::fd::RawFd;
 use std::path::Path;
@@ -63,7 +63,7 @@ struct Inner {
 
 impl Inner {
     fn list(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.list)
     }
 
     fn run(&self, stop: &Stop) {
@@ -110,7 +110,7 @@ impl Watcher {
     /// publisher has to look for itself.
     pub fn watch(self: &Arc<Self>, path: &Path) -> Option<Watch> {
         let segment = Segment::open(path, Access::Read).ok()?;
-        let mut thread = self.thread.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut thread = lock(&self.thread);
         if thread.is_none() {
             let inner = Arc::clone(&self.inner);
             *thread = Some(spawn("dao-watch", Stop::new(), move |stop| inner.run(stop), |_| ()).ok()?);

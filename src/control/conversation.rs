@@ -10,7 +10,7 @@ use crate::limits;
 use crate::metrics;
 use crate::naming::normalized_segment_name;
 use crate::os::poll;
-use crate::os::threads::spawn;
+use crate::os::threads::{lock, spawn};
 use crate::wire::control::{Asked, Op, answer, parse_line};
 use serde_json::Value;
 use std::collections::{BTreeMap, VecDeque};
@@ -72,13 +72,13 @@ struct Inner<A, W> {
 
 impl<A: Answers, W: Write + AsFd + Send + 'static> Inner<A, W> {
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
-        self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.lanes)
     }
 
     /// One line, whole: if it cannot be, the conversation ends.
     fn say(&self, id: &Value, result: &Result<Value>) -> io::Result<()> {
         let line = format!("{}\n", answer(id, result));
-        let mut output = self.output.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut output = lock(&self.output);
         let said = self.write(&mut *output, line.as_bytes());
         if said.is_err() {
             self.caller.gone.set();

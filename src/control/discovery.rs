@@ -13,6 +13,7 @@ use crate::limits::{
 use crate::naming::host_name;
 use crate::naming::key::{MACHINES, MachineKey, parse_machine};
 use crate::os::interfaces;
+use crate::os::threads::lock;
 use crate::settings::Secret;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -96,7 +97,7 @@ pub fn discover_redis_as(
             match probe(SocketAddr::from((host, port)), timeout, login) {
                 Ok(machines) => {
                     let one = Found { host, port, dao: !machines.is_empty(), machines };
-                    found.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(one);
+                    lock(&found).push(one);
                 }
                 Err(why) if matches!(why.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                     no_descriptor.store(true, Ordering::Relaxed);

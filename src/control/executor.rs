@@ -14,23 +14,17 @@ use crate::limits;
 use crate::log::Repeats;
 use crate::metrics;
 use crate::os::scheduling;
-use crate::os::threads::Handle;
+use crate::os::threads::{Handle, lock};
 use crate::shm;
 use crate::wire::record::Request;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Without a command the state is looked at so often: retries come due by time.
 const TICK: Duration = Duration::from_millis(250);
-
-/// Locks the state. A poisoned lock holds a state that a panic left half changed; it is pure data, and reconciling
-/// starts from whatever it says.
-pub fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
 
 /// Everything that `dao-command` alone owns.
 pub struct Executor {

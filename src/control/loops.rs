@@ -1,7 +1,6 @@
 //! The threads that look at something now and then: each is one function here, named as its thread.
 
 use crate::control::commands::{Command, Commands};
-use crate::control::executor::lock;
 use crate::control::redis_link::{Health, open_for_messages};
 use crate::control::registry::{Entry, Registry, RemoteFacts};
 use crate::control::roles::Watch;
@@ -13,6 +12,7 @@ use crate::log::Repeats;
 use crate::metrics;
 use crate::naming::{host_name, key, segment_name};
 use crate::os::threads::Stop;
+use crate::os::threads::lock;
 use crate::settings::{Role, Settings};
 use crate::shm::{self, Advice, OpenError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +67,7 @@ impl Shared {
 
     /// Does something with a link to Redis that nobody else uses meanwhile.
     pub fn with_registry<T>(&self, work: impl FnOnce(&mut Registry) -> T) -> T {
-        let idle = || self.idle_registries.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let idle = || lock(&self.idle_registries);
         let taken = idle().pop();
         let mut registry = taken.unwrap_or_else(|| self.registry());
         let result = work(&mut registry);
@@ -80,11 +80,11 @@ impl Shared {
 
     /// Segments that stand in the registry and may be none any more.
     pub fn leave_to_sync(&self, names: BTreeSet<String>) {
-        self.leftover.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(names);
+        lock(&self.leftover).extend(names);
     }
 
     fn take_leftover(&self) -> BTreeSet<String> {
-        std::mem::take(&mut *self.leftover.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        std::mem::take(&mut *lock(&self.leftover))
     }
 
     /// A registry of the caller's own, not connected yet.
@@ -103,7 +103,7 @@ pub fn heartbeat(shared: &Shared, stop: &Stop) {
     let mut registry = shared.registry();
     let interval = shared.settings.heartbeat_interval;
     loop {
-        let nobody_leaves = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let nobody_leaves = lock(&shared.registering);
         let failed = shared.is_registered() && registry.beat(&shared.settings.hostname).is_err();
         drop(nobody_leaves);
         // After a failure sooner: Redis may be back long before the next beat is due.
@@ -150,7 +150,7 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
             found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
         let _ = shared.commands.offer(Command::LocalSegments(files));
-        let nobody_leaves = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let nobody_leaves = lock(&shared.registering);
         if !shared.is_registered() {
             continue;
         }
@@ -205,7 +205,7 @@ fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> BTreeMap<String, 
         }
     }
     *unfinished = waited_for;
-    let mut said = shared.refused_files.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut said = lock(&shared.refused_files);
     for (file, why) in &bad {
         if said.get(file) != Some(why) {
             metrics::SEGMENT_FILES_REFUSED.add(1);

@@ -4,7 +4,6 @@
 use crate::bridge::publisher::Started;
 use crate::control::commands::Command;
 use crate::control::discovery::{Found, Login, discover_redis_as};
-use crate::control::executor::lock;
 use crate::control::loops::Shared;
 use crate::control::registration;
 use crate::control::registry::Registry;
@@ -16,6 +15,7 @@ use crate::metrics;
 use crate::naming::{host_name, normalized_segment_name};
 use crate::os::process;
 use crate::os::threads::Stop;
+use crate::os::threads::lock;
 use crate::settings::{Role, Transport};
 use crate::wire::control::{Get, Op, Scan};
 use serde_json::{Map, Value, json};
@@ -288,7 +288,7 @@ fn discover(shared: &Shared, caller: &Caller, scan: Scan) -> Result<Value> {
 /// The JSON of `status --json`.
 fn status(shared: &Shared) -> Value {
     let health = shared.health.get();
-    let refused = shared.refused_files.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    let refused = lock(&shared.refused_files).clone();
     let state = lock(&shared.state);
     let publishers: Vec<Value> = state
         .publishers

@@ -6,6 +6,7 @@ use crate::control::clocks::ClockOffset;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
+use crate::os::threads::lock;
 use crate::settings::Settings;
 use redis::io::tcp::TcpSettings;
 use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult};
@@ -27,7 +28,7 @@ impl Health {
     }
 
     fn set(&self, result: std::result::Result<(), String>) {
-        let mut last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last = lock(&self.last);
         match (&*last, &result) {
             _ if self.silent => {}
             (Some(Ok(())), Err(why)) => {
@@ -42,17 +43,17 @@ impl Health {
 
     /// What was measured last.
     pub fn clock(&self) -> Option<ClockOffset> {
-        *self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        *lock(&self.clock)
     }
 
     /// What was measured now.
     pub fn set_clock(&self, offset: ClockOffset) {
-        *self.clock.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(offset);
+        *lock(&self.clock) = Some(offset);
     }
 
     /// `Ok` while Redis answers, else why it does not.
     pub fn get(&self) -> std::result::Result<(), String> {
-        let last = self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let last = lock(&self.last);
         last.clone().unwrap_or_else(|| Err("Redis was not asked yet.".to_owned()))
     }
 }

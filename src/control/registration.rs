@@ -1,12 +1,12 @@
 //! Into the registry and out of it: what `start`, `register_machine` and `deregister_machine` do.
 
 use crate::control::commands::Command;
-use crate::control::executor::lock;
 use crate::control::loops::Shared;
 use crate::control::registry::Registry;
 use crate::control::roles;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::os::threads::lock;
 use crate::settings::Role;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -58,7 +58,7 @@ pub fn identity(shared: &Shared) -> Value {
 
 /// Puts this machine into the registry; its segments follow within a second. One that stands there stays.
 pub fn register(shared: &Shared, registry: &mut Registry) -> Result<Value> {
-    let _one_at_a_time = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _one_at_a_time = lock(&shared.registering);
     if shared.is_registered() {
         return Ok(identity(shared));
     }
@@ -100,7 +100,7 @@ fn enter(shared: &Shared, registry: &mut Registry, role: Role) -> Result<Value> 
 
 /// Takes this machine out of the registry: how many keys there were.
 pub fn unregister(shared: &Shared, registry: &mut Registry) -> Result<u64> {
-    let _one_at_a_time = shared.registering.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _one_at_a_time = lock(&shared.registering);
     let (reply, answer) = sync_channel(1);
     shared.commands.insist(Command::Unregister { reply });
     let _ = answer.recv_timeout(limits::COMMAND_REPLY_TIMEOUT); // late or not, the keys go now

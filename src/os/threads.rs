@@ -4,9 +4,15 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+/// Locks plain data, from which its next user goes on however a panic of another thread has left it (reconciling starts
+/// from whatever the central state says): so a Mutex's poison is ignored.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
 
 /// Tells threads to stop, and wakes those that wait. Clones share one flag; it is never taken back.
 #[derive(Clone, Default)]
@@ -27,7 +33,7 @@ impl Stop {
 
     /// Sets the flag and wakes every waiter.
     pub fn set(&self) {
-        let _guard = self.0.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let _guard = lock(&self.0.lock);
         self.0.flag.store(true, Ordering::Release); // paired with the load in is_set
         self.0.changed.notify_all();
     }
@@ -40,7 +46,7 @@ impl Stop {
     /// Waits for this long or until the flag is set; says whether it is.
     pub fn wait(&self, time: Duration) -> bool {
         let deadline = Instant::now() + time;
-        let mut guard = self.0.lock.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut guard = lock(&self.0.lock);
         while !self.is_set() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
