@@ -372,8 +372,7 @@ impl Publisher {
             }
             return Ok(0);
         }
-        let origins = Arc::clone(&self.origins);
-        self.reader.pass_over_while(|counter| origins.of(counter).is_some());
+        self.reader.pass_over_while(|counter| self.origins.of(counter).is_some());
         if self.reader.has_news() { self.copy_and_send(false) } else { Ok(0) }
     }
 
