@@ -530,6 +530,10 @@ impl Worker for Publisher {
         }
     }
 
+    fn peek(&self) -> bool {
+        self.reader.has_news() || self.outlet.is_sending()
+    }
+
     fn park(&mut self, time: Duration) {
         // Without a subscriber nothing is urgent but the next subscriber.
         if !self.outlet.subscribed().any() {
@@ -537,9 +541,10 @@ impl Worker for Publisher {
                 .outlet
                 .wait(time.clamp(Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64), UNSUBSCRIBED_PARK));
         }
-        match &self.watch {
+        match &mut self.watch {
             Some(watch) if time > WATCH_FROM && !self.outlet.is_sending() => {
-                watch.wait(self.reader.seen(), self.outlet.descriptors(), time);
+                let reader = &self.reader;
+                watch.wait(reader.seen(), || reader.has_news(), self.outlet.descriptors(), time);
                 // What woke us may be a subscriber.
                 self.next_subscription_poll_ns = 0;
             }

@@ -249,6 +249,10 @@ impl Worker for Owned {
         Ok(work)
     }
 
+    fn peek(&self) -> bool {
+        !self.links.is_empty() || self.publisher.peek()
+    }
+
     fn park(&mut self, time: Duration) {
         let time_both = time.min(self.quiet.park_max());
         match &self.links[..] {

@@ -1,12 +1,14 @@
-//! `dao-watch`: one thread that looks at the counters of all quiet segments of the daemon, and at their publishers'
-//! sockets, and wakes who has something to do.
+//! Waiting for a frame of a quiet segment. Writers that keep to the C library's way post a semaphore after each: who
+//! sleeps on that costs nothing and is there within a wake-up. Not all do; where one is found not to, `dao-watch` takes
+//! over: one thread that looks at the counters of all such segments of the daemon, and at their publishers' sockets,
+//! and wakes who has something to do.
 //! A look is a few loads, a wake-up is thousands of times that: fifty sleeping publishers that looked for themselves
 //! within a millisecond would take a third of a core.
 
 use crate::os::poll::Many;
 use crate::os::scheduling;
 use crate::os::threads::{Handle, Stop, lock, spawn};
-use crate::shm::{Access, Segment};
+use crate::shm::{Access, Bell, Segment};
 use std::os::fd::RawFd;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -17,6 +19,8 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_micros(900);
 /// Between two looks at the sockets, in looks at the segments: new subscribers are noticed within about 5 ms.
 const LOOKS_A_POLL: u32 = 5;
+/// Who sleeps on the semaphore looks at its sockets, and whether there is a frame that it was not told of, so often.
+const BELL_PARK: Duration = Duration::from_millis(100);
 /// Waits that end sooner are not worth asking for a watch.
 pub const WATCH_FROM: Duration = Duration::from_millis(1);
 
@@ -119,7 +123,8 @@ impl Watcher {
         list.next_number += 1;
         let number = list.next_number;
         list.entries.push(Entry { number, segment, seen: 0, sleeper: None, descriptors: Vec::new() });
-        Some(Watch { watcher: Arc::clone(self), number })
+        let bell = Bell::open(path).map(|bell| Ring { bell, rings: true, rang: false, seen: 0 });
+        Some(Watch { watcher: Arc::clone(self), number, ring: bell })
     }
 }
 
@@ -133,16 +138,60 @@ impl Drop for Watcher {
     }
 }
 
+/// The semaphore that the segment's writer posts, if it does.
+struct Ring {
+    bell: Bell,
+    /// Taken for true until a frame came without.
+    rings: bool,
+    /// A post was taken that may be of a frame after `seen`.
+    rang: bool,
+    /// The counter at the last wait.
+    seen: u64,
+}
+
+impl Ring {
+    /// Can the next frame be waited for? What is left of earlier posts is taken away; so whoever asks has to look for
+    /// a frame once more before it waits.
+    fn is_quiet(&mut self, seen: u64) -> bool {
+        let rang = self.bell.take() | std::mem::take(&mut self.rang);
+        if std::mem::replace(&mut self.seen, seen) != seen {
+            self.rings = rang;
+        }
+        self.rings
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.rang = self.bell.wait(time.min(BELL_PARK));
+    }
+}
+
 /// A place on the list.
 pub struct Watch {
     watcher: Arc<Watcher>,
     number: u64,
+    ring: Option<Ring>,
 }
 
 impl Watch {
-    /// Sleeps until the segment's counter is another than `seen` or one of the sockets can be read, at most this long. It
-    /// may end early.
-    pub fn wait(&self, seen: u64, sockets: impl Iterator<Item = RawFd>, time: Duration) {
+    /// Sleeps until the segment's counter is another than `seen`, as `has_news` tells as well, or one of the sockets can be
+    /// read, at most this long. It may end early.
+    pub fn wait(
+        &mut self,
+        seen: u64,
+        has_news: impl Fn() -> bool,
+        sockets: impl Iterator<Item = RawFd>,
+        time: Duration,
+    ) {
+        if let Some(ring) = &mut self.ring
+            && ring.is_quiet(seen)
+        {
+            if has_news() {
+                ring.rang = true; // its post may be the one that was just taken away
+            } else {
+                ring.wait(time);
+            }
+            return;
+        }
         self.change(|entry| {
             (entry.seen, entry.sleeper) = (seen, Some(thread::current()));
             entry.descriptors.clear();
@@ -183,10 +232,10 @@ mod tests {
     use std::os::fd::AsRawFd as _;
     use std::time::Instant;
 
-    #[test]
-    fn a_sleeper_is_woken_by_a_frame_and_by_nothing_else() {
-        let path =
-            crate::naming::segment_path(&std::env::temp_dir(), &format!("watch{}", std::process::id()));
+    /// A segment of four bytes of its own; its semaphores too.
+    fn segment(name: &str) -> (std::path::PathBuf, Writer) {
+        let name = format!("watch{}{name}", std::process::id());
+        let path = crate::naming::segment_path(&std::env::temp_dir(), &name);
         let spec = SegmentSpec {
             shape: Shape::new(&[4]).unwrap(),
             dtype: DType::U8,
@@ -194,29 +243,80 @@ mod tests {
             depth: 1,
             keywords: 0,
         };
-        let mut writer = Writer::new(shm::create(&path, &spec, &[]).unwrap()).unwrap();
+        let writer = Writer::new(shm::create(&path, &spec, &[]).unwrap()).unwrap();
+        (path, writer)
+    }
+
+    fn silence(path: &Path) {
+        let base = crate::naming::semaphore_base(path).unwrap();
+        std::fs::remove_file(format!("/dev/shm/sem.{base}_semlog")).unwrap();
+    }
+
+    /// Waits for the frame that `write` writes in a moment.
+    fn wait_for(watch: &mut Watch, path: &Path, seen: u64, write: impl FnOnce() + Send) {
+        let newest = Segment::open(path, Access::Read).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(20));
+                write();
+            });
+            let begun = Instant::now();
+            while newest.newest().1 == seen {
+                watch.wait(seen, || newest.newest().1 != seen, none(), Duration::from_secs(60));
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "the frame woke it");
+        });
+    }
+
+    #[test]
+    fn a_sleeper_is_woken_by_a_frame_and_by_nothing_else() {
+        let (path, mut writer) = segment("a");
+        silence(&path);
         let watcher = Arc::new(Watcher::default());
-        let watch = watcher.watch(&path).unwrap();
+        let mut watch = watcher.watch(&path).unwrap();
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(20) {
-            watch.wait(0, none(), Duration::from_millis(20)); // nothing: the whole time
+            watch.wait(0, || false, none(), Duration::from_millis(20)); // nothing: the whole time
         }
-        let writing = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            writer.write(&[1; 4]).unwrap()
-        });
-        let begun = Instant::now();
-        while Segment::open(&path, Access::Read).unwrap().newest().1 == 0 {
-            watch.wait(0, none(), Duration::from_secs(60));
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "the frame woke it");
-        watch.wait(0, none(), Duration::from_secs(60)); // it has come already: at once
-        writing.join().unwrap();
+        wait_for(&mut watch, &path, 0, || drop(writer.write(&[1; 4]).unwrap()));
+        watch.wait(0, || true, none(), Duration::from_secs(60)); // it has come already: at once
         let (mut there, here) = std::os::unix::net::UnixStream::pair().unwrap();
         there.write_all(b"x").unwrap();
-        watch.wait(1, std::iter::once(here.as_raw_fd()), Duration::from_secs(60)); // a socket: at once
+        let begun = Instant::now();
+        watch.wait(1, || false, std::iter::once(here.as_raw_fd()), Duration::from_secs(60)); // a socket: at once
         assert!(begun.elapsed() < Duration::from_secs(30), "nobody slept a minute");
         shm::remove(&path).unwrap();
         assert!(watcher.watch(&path).is_none(), "a segment that is not there");
+    }
+
+    #[test]
+    fn a_frame_whose_writer_posts_is_waited_for_without_looking() {
+        let (path, mut writer) = segment("b");
+        let watcher = Arc::new(Watcher::default());
+        let mut watch = watcher.watch(&path).unwrap();
+        for seen in 0..3 {
+            wait_for(&mut watch, &path, seen, || drop(writer.write(&[1; 4]).unwrap()));
+            assert!(watch.ring.as_ref().unwrap().rings);
+        }
+        writer.write(&[2; 4]).unwrap(); // its post is there before anybody waits for it
+        watch.wait(3, || true, none(), Duration::from_secs(60)); // at once
+        watch.wait(4, || false, none(), Duration::from_millis(1));
+        assert!(watch.ring.as_ref().unwrap().rings);
+        shm::remove(&path).unwrap();
+    }
+
+    #[test]
+    fn a_writer_that_does_not_post_is_found_out_and_watched_from_then_on() {
+        let (path, writer) = segment("c");
+        drop(writer);
+        let watcher = Arc::new(Watcher::default());
+        let mut watch = watcher.watch(&path).unwrap();
+        silence(&path); // after it was opened: this writer finds none
+        let mut writer = Writer::new(Segment::open(&path, Access::ReadWrite).unwrap()).unwrap();
+        wait_for(&mut watch, &path, 0, || drop(writer.write(&[1; 4]).unwrap()));
+        watch.wait(1, || false, none(), Duration::from_millis(1));
+        assert!(!watch.ring.as_ref().unwrap().rings);
+        wait_for(&mut watch, &path, 1, || drop(writer.write(&[1; 4]).unwrap()));
+        shm::remove(&path).unwrap();
     }
 }

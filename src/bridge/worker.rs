@@ -8,6 +8,9 @@ use crate::os::threads::{Handle, Stop, spawn};
 use std::fmt;
 use std::time::Duration;
 
+/// Looks between two turns of who spins: some hundreds of nanoseconds.
+const PEEKS: u32 = 16;
+
 /// Why a worker ended by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -36,6 +39,11 @@ impl fmt::Display for Ended {
 pub trait Worker: Send {
     /// Does what there is to do without waiting; how many items it was. `Err` ends the worker.
     fn do_work(&mut self) -> Result<usize, Ended>;
+
+    /// Might there be work? A few loads and no system call, for who spins: a whole turn takes many times as long.
+    fn peek(&self) -> bool {
+        true
+    }
 
     /// Called once when it is stopped, before it goes.
     fn finish(&mut self) {}
@@ -69,7 +77,14 @@ pub fn run(
                     return on_end(ended);
                 }
                 Ok(0) => match pace.idle(begun_ns) {
-                    Idle::Spin => std::hint::spin_loop(),
+                    Idle::Spin => {
+                        for _ in 0..PEEKS {
+                            std::hint::spin_loop();
+                            if worker.peek() {
+                                break;
+                            }
+                        }
+                    }
                     Idle::Yield => std::thread::yield_now(),
                     Idle::Park(time) => worker.park(time),
                 },

@@ -38,5 +38,5 @@ pub use layout::{Layout, SegmentSpec};
 pub use probe::{Facts, Identity, ScanEntry, newest_layout, probe, scan};
 pub use reader::{Outcome, Reader};
 pub use segment::{Access, FrameMeta, Segment};
-pub use semaphore::semaphore_count;
+pub use semaphore::{Bell, semaphore_count};
 pub use writer::{WriteError, Writer};

@@ -5,8 +5,11 @@
 
 use super::layout::SEMAPHORES;
 use crate::naming;
+use crate::os::clock;
 use std::ffi::CString;
 use std::io;
+use std::path::Path;
+use std::time::Duration;
 
 /// A semaphore is posted only below this value: it says "there is news", not how much.
 const VALUE_MAX: libc::c_int = 1;
@@ -58,6 +61,45 @@ impl Semaphore {
                 libc::sem_post(self.0);
             }
         }
+    }
+}
+
+unsafe extern "C" {
+    /// glibc 2.30 and later; the crate `libc` does not declare it for Linux. The time is absolute, of that clock: that of
+    /// `sem_timedwait` is the wall clock's, which may be set back while we wait.
+    fn sem_clockwait(
+        semaphore: *mut libc::sem_t,
+        clock: libc::clockid_t,
+        until: *const libc::timespec,
+    ) -> libc::c_int;
+}
+
+/// The log's semaphore, for one who waits. The library posts it after every frame and never waits for it itself, so that
+/// whoever takes its post away takes it from no reader.
+pub struct Bell(Semaphore);
+
+impl Bell {
+    /// That of the segment at `path`; `None`: there is none, or it is somebody else's.
+    pub fn open(path: &Path) -> Option<Bell> {
+        let base = naming::semaphore_base(path)?;
+        Semaphore::open(&naming::semaphore_log(&base)).ok().map(Bell)
+    }
+
+    /// Has it been posted since it was last taken?
+    pub fn take(&self) -> bool {
+        // SAFETY: open until drop.
+        unsafe { libc::sem_trywait(self.0.0) == 0 }
+    }
+
+    /// Waits for a post, at most this long, and takes it. It may end early.
+    pub fn wait(&self, time: Duration) -> bool {
+        let until = clock::monotonic_ns().saturating_add(time.as_nanos().min(i64::MAX as u128) as i64);
+        let until = libc::timespec {
+            tv_sec: until / 1_000_000_000,
+            tv_nsec: (until % 1_000_000_000) as libc::c_long,
+        };
+        // SAFETY: open until drop; a valid time for the call.
+        unsafe { sem_clockwait(self.0.0, libc::CLOCK_MONOTONIC, &raw const until) == 0 }
     }
 }
 
