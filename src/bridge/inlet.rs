@@ -95,6 +95,14 @@ impl Inlet {
         }
     }
 
+    /// Is a message coming now, part by part?
+    pub fn is_under_way(&self, now_ns: i64) -> bool {
+        match self {
+            Inlet::Zmq { .. } => false, // its parts are libzmq's affair
+            Inlet::Tcp(inlet) => inlet.is_under_way(now_ns),
+        }
+    }
+
     /// Is there a connection, as far as that is known of a peer that gives no sign of life itself?
     pub fn linked(&mut self) -> bool {
         match self {

@@ -462,6 +462,10 @@ impl Worker for Mirror {
         Ok(messages)
     }
 
+    fn is_under_way(&self, now_ns: i64) -> bool {
+        self.inlet.is_under_way(now_ns)
+    }
+
     fn park(&mut self, time: Duration) {
         self.inlet.wait(time);
     }

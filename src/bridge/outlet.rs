@@ -68,6 +68,11 @@ impl Outlet {
         self.tcp.as_ref().is_some_and(TcpOutlet::is_sending)
     }
 
+    /// Is one leaving now, part by part?
+    pub fn is_under_way(&self, now_ns: i64) -> bool {
+        self.tcp.as_ref().is_some_and(|tcp| tcp.is_under_way(now_ns))
+    }
+
     /// Waits, at most this long, and less if a client that is still being sent to takes more.
     pub fn wait(&self, time: Duration) {
         match self.tcp.as_ref().filter(|tcp| tcp.is_sending()) {

@@ -201,6 +201,11 @@ impl Pace {
         }
     }
 
+    /// May it wait without sleeping?
+    pub fn may_spin(&self) -> bool {
+        self.polling != Polling::Sleep
+    }
+
     /// A look that began at this time found work.
     pub fn on_work(&mut self, now_ns: i64) {
         self.backoff.reset();

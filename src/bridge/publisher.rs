@@ -534,6 +534,10 @@ impl Worker for Publisher {
         self.reader.has_news() || self.outlet.is_sending()
     }
 
+    fn is_under_way(&self, now_ns: i64) -> bool {
+        self.outlet.is_under_way(now_ns)
+    }
+
     fn park(&mut self, time: Duration) {
         // Without a subscriber nothing is urgent but the next subscriber.
         if !self.outlet.subscribed().any() {

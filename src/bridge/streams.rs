@@ -109,6 +109,10 @@ impl Worker for Bidirectional {
         }
     }
 
+    fn is_under_way(&self, now_ns: i64) -> bool {
+        self.mirror.is_under_way(now_ns) || self.back.is_under_way(now_ns)
+    }
+
     fn park(&mut self, time: Duration) {
         self.mirror.wait(time.min(self.quiet.park_max()));
     }
@@ -251,6 +255,11 @@ impl Worker for Owned {
 
     fn peek(&self) -> bool {
         !self.links.is_empty() || self.publisher.peek()
+    }
+
+    fn is_under_way(&self, now_ns: i64) -> bool {
+        self.publisher.is_under_way(now_ns)
+            || self.links.iter().any(|(_, mirror)| mirror.is_under_way(now_ns))
     }
 
     fn park(&mut self, time: Duration) {

@@ -8,6 +8,7 @@
 use crate::bridge::guard::Door;
 use crate::bridge::sockets::buffer_bytes;
 use crate::limits;
+use crate::os::clock;
 use crate::os::poll;
 use crate::os::tcp;
 use crate::os::zmq_ext::{Held, SendPool};
@@ -26,6 +27,9 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// Pauses between attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// A part of a message that has gone, or come, is followed by the rest within this time if both ends are at it.
+const UNDER_WAY_NS: i64 = 200_000;
+
 /// A message of which a part is still to be sent.
 struct Unsent {
     held: Option<Held>,
@@ -36,11 +40,14 @@ struct Unsent {
     /// Bytes that are gone; all of it: nothing is to be sent.
     sent: usize,
     total: usize,
+    /// When the last of them went, if that was not all.
+    moved_ns: i64,
 }
 
 impl Unsent {
     /// Writes what the kernel takes. `Ok(true)`: that was all.
     fn go(&mut self, mut stream: &TcpStream) -> io::Result<bool> {
+        let sent_before = self.sent;
         while self.sent < self.total {
             let pixels = self.held.as_ref().map_or(&[][..], |held| &held.bytes()[self.pixels.clone()]);
             let mut parts = [&self.head[..], pixels, &self.keywords, &self.trailer].map(IoSlice::new);
@@ -49,7 +56,12 @@ impl Unsent {
             match stream.write_vectored(rest) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.sent > sent_before {
+                        self.moved_ns = clock::monotonic_ns();
+                    }
+                    return Ok(false);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -131,6 +143,13 @@ impl TcpOutlet {
     /// Is a message on its way that has not left whole?
     pub fn is_sending(&self) -> bool {
         self.peers.iter().any(|peer| peer.unsent.sent < peer.unsent.total)
+    }
+
+    /// Is one leaving now, part by part?
+    pub fn is_under_way(&self, now_ns: i64) -> bool {
+        self.peers
+            .iter()
+            .any(|peer| peer.unsent.sent < peer.unsent.total && now_ns - peer.unsent.moved_ns < UNDER_WAY_NS)
     }
 
     /// Takes connections and what they say. Does anybody want the current frame?
@@ -223,6 +242,7 @@ impl Peer {
             trailer: [0; TRAILER_BYTES],
             sent: 0,
             total: 0,
+            moved_ns: 0,
         };
         Peer { stream, since: Instant::now(), hello: Vec::with_capacity(HELLO_BYTES), asks: false, unsent }
     }
@@ -285,6 +305,8 @@ pub struct TcpInlet {
     buffer: Vec<u8>,
     /// Bytes in the buffer.
     have: usize,
+    /// When the last of them came, if the message was not whole then.
+    moved_ns: i64,
     /// Bytes of the message at its beginning that was given out.
     given: usize,
 }
@@ -307,6 +329,7 @@ impl TcpInlet {
             pause: RECONNECT.0,
             buffer,
             have: 0,
+            moved_ns: 0,
             given: 0,
         }
     }
@@ -365,6 +388,7 @@ impl TcpInlet {
             self.have -= self.given;
             self.given = 0;
         }
+        let had = self.have;
         loop {
             let wanted = match self.buffer.first_chunk() {
                 Some(head) if self.have >= HEADER_BYTES => {
@@ -386,7 +410,12 @@ impl TcpInlet {
                     return Taken::Nothing;
                 }
                 Ok(count) => self.have += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Taken::Nothing,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.have > had {
+                        self.moved_ns = clock::monotonic_ns();
+                    }
+                    return Taken::Nothing;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => {
                     self.end();
@@ -429,6 +458,11 @@ impl TcpInlet {
             // A byte that does not fit is no loss: so much is under way that frames will come.
             let _ = stream.write(&[ASK_AGAIN]);
         }
+    }
+
+    /// Is a message coming now, part by part?
+    pub fn is_under_way(&self, now_ns: i64) -> bool {
+        self.have > self.given && now_ns - self.moved_ns < UNDER_WAY_NS
     }
 
     /// Is there more to be had at once?

@@ -45,6 +45,11 @@ pub trait Worker: Send {
         true
     }
 
+    /// Has a part of something come or gone, and the rest of it is to follow at once? It is not worth a sleep then.
+    fn is_under_way(&self, _now_ns: i64) -> bool {
+        false
+    }
+
     /// Called once when it is stopped, before it goes.
     fn finish(&mut self) {}
 
@@ -76,6 +81,7 @@ pub fn run(
                     drop(worker); // its port is free before anybody hears of the end
                     return on_end(ended);
                 }
+                Ok(0) if pace.may_spin() && worker.is_under_way(begun_ns) => std::thread::yield_now(),
                 Ok(0) => match pace.idle(begun_ns) {
                     Idle::Spin => {
                         for _ in 0..PEEKS {
