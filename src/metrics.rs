@@ -109,6 +109,12 @@ impl Histogram {
         self.counts.iter().map(|count| count.load(Relaxed)).collect()
     }
 
+    /// The buckets of a snapshot that hold anything: upper edge, microseconds, and count.
+    pub fn filled(snapshot: &[u64]) -> impl Iterator<Item = (f64, u64)> {
+        let buckets = snapshot.iter().enumerate().filter(|(_, count)| **count > 0);
+        buckets.map(|(bucket, count)| (Self::upper_edge_ns(bucket) as f64 / 1_000.0, *count))
+    }
+
     /// The quantile (0 to 1) of a snapshot, microseconds; `None` of nothing.
     pub fn quantile_us(snapshot: &[u64], quantile: f64) -> Option<f64> {
         let total: u64 = snapshot.iter().sum();

@@ -153,7 +153,7 @@ impl Report {
         let mut lines = vec![
             format!("{} (medians of {} runs of {} s, in turns)", self.command, self.runs, self.run_time_s),
             format!("{cores} cores, {processor}, Linux {kernel}, load {load} at the start"),
-            "Latency is one way, us. For daemons: from the source's time stamp to when the frame is seen in the mirror.".into(),
+            "Latency is one way, us. For daemons: from the source's time stamp to the frame's publication in the mirror.".into(),
             "x TCP, x zmq: to the bare hops (TCP: spinning) of the same run. %: of one core.".into(),
         ];
         for size in &self.sizes {

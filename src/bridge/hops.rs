@@ -97,7 +97,8 @@ impl Hops {
         self.hops[WHOLE].snapshot()
     }
 
-    /// The fields `hops_us`, `worst` and `clock` of `status`.
+    /// The fields `hops_us`, `worst` and `clock` of `status`. `counts` of the whole way are pairs of a bucket's upper edge,
+    /// microseconds, and the frames in it: those of an interval are what two looks differ by.
     pub fn to_json(&self) -> [(String, Value); 3] {
         let most_us = |hop: usize| self.most_ns[hop].load(Relaxed) as f64 / 1_000.0;
         let mut any = false;
@@ -110,9 +111,12 @@ impl Hops {
                 // A quantile is its bucket's upper edge, which may lie above the longest of all.
                 let quantile =
                     |q| Histogram::quantile_us(&counts, q).map(|us: f64| us.min(most_us(hop)));
-                let fields = json!({
+                let mut fields = json!({
                     "p50": quantile(0.5), "p99": quantile(0.99), "p99.9": quantile(0.999), "max": quantile(1.0),
                 });
+                if hop == WHOLE {
+                    fields["counts"] = Histogram::filled(&counts).map(|pair| json!(pair)).collect();
+                }
                 ((*label).to_owned(), fields)
             })
             .collect();
