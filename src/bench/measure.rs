@@ -171,7 +171,7 @@ impl Flow {
 /// One thread does both, and sleeps once the frame is there: with two the machine would be fuller by a thread that no
 /// user of the daemons has, and on two cores that is most of what would be measured.
 pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Result<Flow> {
-    paced(pair, rate_hz, WARM_UP_FRAMES as u64, stop)?;
+    paced(rate_hz, WARM_UP_FRAMES as u64, stop, || write(pair))?;
     settle(pair)?;
     let lost_before = Lost::of(&pair.client.status()?);
     let (mut owner, mut client) = (Used::begin(&pair.owner), Used::begin(&pair.client));
@@ -223,13 +223,13 @@ fn write(pair: &mut Pair) -> Result<()> {
 }
 
 /// Writes so many frames at this rate; how many a second it were.
-fn paced(pair: &mut Pair, rate_hz: f64, frames: u64, stop: &Stop) -> Result<f64> {
+pub fn paced(rate_hz: f64, frames: u64, stop: &Stop, mut write: impl FnMut() -> Result<()>) -> Result<f64> {
     let begun_ns = clock::monotonic_ns();
     let mut pacer = Pacer::new(rate_hz);
     for _ in 0..frames {
         pacer.wait();
         go_on(stop)?;
-        write(pair)?;
+        write()?;
     }
     Ok(frames as f64 * 1e9 / (clock::monotonic_ns() - begun_ns) as f64)
 }
@@ -269,7 +269,7 @@ impl Attempt {
 pub fn attempt(pair: &mut Pair, asked_hz: f64, time: Duration, stop: &Stop) -> Result<Attempt> {
     let begun = pair.mirror.newest().1;
     let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
-    let written_hz = paced(pair, asked_hz, written, stop)?;
+    let written_hz = paced(asked_hz, written, stop, || write(pair))?;
     settle(pair)?;
     Ok(Attempt { asked_hz, written_hz, written, delivered: pair.mirror.newest().1 - begun })
 }
