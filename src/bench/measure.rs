@@ -28,12 +28,20 @@ const SETTLED: Duration = Duration::from_millis(50);
 pub struct Pacer {
     due_ns: i64,
     period_ns: i64,
+    /// Between two frames at least.
+    spacing_ns: i64,
 }
 
 impl Pacer {
     /// The first is due now.
     pub fn new(rate_hz: f64) -> Pacer {
-        Pacer { due_ns: clock::monotonic_ns(), period_ns: (1e9 / rate_hz) as i64 }
+        Pacer { due_ns: clock::monotonic_ns(), period_ns: (1e9 / rate_hz) as i64, spacing_ns: 0 }
+    }
+
+    /// The same for a source that holds one frame alone: what is late is caught up with, but never all at once.
+    pub fn spaced(rate_hz: f64) -> Pacer {
+        let pacer = Pacer::new(rate_hz);
+        Pacer { spacing_ns: pacer.period_ns / 2, ..pacer }
     }
 
     /// Is it due? Then the one after it is next, counted from now if that is over as well.
@@ -42,7 +50,7 @@ impl Pacer {
         if now_ns < self.due_ns {
             return false;
         }
-        self.due_ns = (self.due_ns + self.period_ns).max(now_ns);
+        self.due_ns = (self.due_ns + self.period_ns).max(now_ns + self.spacing_ns);
         true
     }
 
@@ -171,7 +179,7 @@ impl Flow {
 /// One thread does both, and sleeps once the frame is there: with two the machine would be fuller by a thread that no
 /// user of the daemons has, and on two cores that is most of what would be measured.
 pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Result<Flow> {
-    paced(rate_hz, WARM_UP_FRAMES as u64, stop, || write(pair))?;
+    paced(Pacer::new(rate_hz), WARM_UP_FRAMES as u64, stop, || write(pair))?;
     settle(pair)?;
     let lost_before = Lost::of(&pair.client.status()?);
     let (mut owner, mut client) = (Used::begin(&pair.owner), Used::begin(&pair.client));
@@ -222,10 +230,14 @@ fn write(pair: &mut Pair) -> Result<()> {
     Ok(())
 }
 
-/// Writes so many frames at this rate; how many a second it were.
-pub fn paced(rate_hz: f64, frames: u64, stop: &Stop, mut write: impl FnMut() -> Result<()>) -> Result<f64> {
+/// Writes so many frames at this pace; how many a second it were.
+pub fn paced(
+    mut pacer: Pacer,
+    frames: u64,
+    stop: &Stop,
+    mut write: impl FnMut() -> Result<()>,
+) -> Result<f64> {
     let begun_ns = clock::monotonic_ns();
-    let mut pacer = Pacer::new(rate_hz);
     for _ in 0..frames {
         pacer.wait();
         go_on(stop)?;
@@ -269,7 +281,7 @@ impl Attempt {
 pub fn attempt(pair: &mut Pair, asked_hz: f64, time: Duration, stop: &Stop) -> Result<Attempt> {
     let begun = pair.mirror.newest().1;
     let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
-    let written_hz = paced(asked_hz, written, stop, || write(pair))?;
+    let written_hz = paced(Pacer::new(asked_hz), written, stop, || write(pair))?;
     settle(pair)?;
     Ok(Attempt { asked_hz, written_hz, written, delivered: pair.mirror.newest().1 - begun })
 }
@@ -374,6 +386,14 @@ mod tests {
         clock::sleep(Duration::from_millis(5));
         assert!(pacer.is_due());
         assert!(pacer.due_ns + 1_000_000_000 > clock::monotonic_ns() && pacer.due_ns + 4_000_000 > begun_ns);
+    }
+
+    #[test]
+    fn a_spaced_pacer_never_has_two_frames_at_once() {
+        let mut pacer = Pacer::spaced(10_000.0);
+        let late_ns = clock::monotonic_ns();
+        pacer.due_ns = late_ns - 5_000_000;
+        assert!(pacer.is_due() && pacer.due_ns >= late_ns + 50_000, "half a period at least");
     }
 
     #[test]

@@ -76,6 +76,7 @@ fn size(
         transport: stream.transport.clone(),
         round_trip: Latency::of(&runs.round_trip_us),
         out: Latency::of(&runs.out_us),
+        at_owner: Latency::of(&runs.at_owner_us),
         back: Latency::of(&runs.back_us),
         clock: Clock::best(&runs.clocks),
         written: runs.written,
@@ -90,6 +91,7 @@ fn size(
 struct Runs {
     round_trip_us: Vec<Vec<f64>>,
     out_us: Vec<Vec<f64>>,
+    at_owner_us: Vec<Vec<f64>>,
     back_us: Vec<Vec<f64>>,
     clocks: Vec<ClockOffset>,
     written: u64,
@@ -112,6 +114,7 @@ impl Runs {
         self.lost.add(&run.lost);
         let us = |ns: i64| ns as f64 / 1e3;
         self.round_trip_us.push(run.echoes.iter().map(|echo| us(echo.round_trip_ns)).collect());
+        self.at_owner_us.push(run.echoes.iter().map(|echo| us(echo.there_ns)).collect());
         // Each run has its own comparison: clocks drift.
         if let Some(clock) = compared(&run.echoes) {
             let ways = || run.echoes.iter().map(|echo| one_way_ns(echo, clock.offset_ns));
@@ -286,10 +289,10 @@ impl<'a> Stream<'a> {
     }
 
     fn latency(&mut self, rate_hz: f64, time: Duration) -> Result<Run> {
-        paced(rate_hz, WARM_UP_FRAMES as u64, self.stop, || self.write())?;
+        paced(Pacer::spaced(rate_hz), WARM_UP_FRAMES as u64, self.stop, || self.write())?;
         let before = self.settle()?;
         let frames = ((time.as_secs_f64() * rate_hz) as u64).max(1);
-        let (mut pacer, mut echoes) = (Pacer::new(rate_hz), Vec::new());
+        let (mut pacer, mut echoes) = (Pacer::spaced(rate_hz), Vec::new());
         for number in 1..=frames {
             pacer.wait();
             go_on(self.stop)?;
@@ -312,7 +315,7 @@ impl<'a> Stream<'a> {
     fn attempt(&mut self, asked_hz: f64, time: Duration) -> Result<Attempt> {
         let before = self.settle()?.returned;
         let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
-        let written_hz = paced(asked_hz, written, self.stop, || self.write())?;
+        let written_hz = paced(Pacer::spaced(asked_hz), written, self.stop, || self.write())?;
         let delivered = self.settle()?.returned - before;
         Ok(Attempt { asked_hz, written_hz, written, delivered })
     }

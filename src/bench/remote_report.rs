@@ -75,6 +75,7 @@ pub struct RemoteSize {
     pub transport: String,
     pub round_trip: Latency,
     pub out: Latency,
+    pub at_owner: Latency,
     pub back: Latency,
     pub clock: Option<Clock>,
     pub written: u64,
@@ -139,7 +140,7 @@ impl RemoteReport {
             format!("{command} (medians of {runs} runs of {run_time_s} s)"),
             self.machine.line(),
             format!("From {from}: what is written into a mirror of {to} goes there and comes back. us."),
-            "One way is from the source's time stamp to when the owner sees the frame, and from when it sends it.".into(),
+            "Out: from the frame's time stamp to when the owner sees it. Back: from when it sends it.".into(),
         ];
         if let Some(Clock { offset_us, error_us }) = self.clock() {
             let way = if offset_us < 0.0 { "behind" } else { "ahead of" };
@@ -160,7 +161,8 @@ impl RemoteReport {
         let error_us = size.error_us();
         let ways = [
             ("there and back", &size.round_trip, f64::NAN),
-            ("there", &size.out, error_us),
+            ("out", &size.out, error_us),
+            ("at the owner", &size.at_owner, f64::NAN),
             ("back", &size.back, error_us),
         ];
         for (what, latency, error_us) in ways {
@@ -224,6 +226,7 @@ fn size_json(size: &RemoteSize) -> Value {
         "transport": size.transport,
         "round_trip": way(&size.round_trip, None),
         "out": way(&size.out, error_us),
+        "at_owner": way(&size.at_owner, None),
         "back": way(&size.back, error_us),
         "clock": Clock::json(size.clock.as_ref()),
         "frames_written": size.written,
@@ -257,6 +260,7 @@ mod tests {
             transport: "tcp".into(),
             round_trip: of(150.0),
             out: of(90.0),
+            at_owner: of(62.0),
             back: of(-2.0),
             clock: Some(Clock { offset_us: -12.5, error_us: 40.0 }),
             written: 4_000,
@@ -272,7 +276,7 @@ mod tests {
         let table = report().table();
         let line = |begin: &str| table.lines().find(|line| line.starts_with(begin)).unwrap().to_owned();
         assert!(line("The clock of beta").contains("12.5 us behind this one, +- 40.0 us"), "{table}");
-        assert!(line("there  ").ends_with("40.0") && line("there and back").ends_with("-"), "{table}");
+        assert!(line("out").ends_with("40.0") && line("at the owner").ends_with("-"), "{table}");
         assert!(line("back").contains("-2.0"), "{table}");
         assert!(line("lost").ends_with("4 lapped + 1 transport + 5 unknown of 4000"), "{table}");
         assert!(line("highest").ends_with("8000 Hz, 8.2 MB/s each way"), "{table}");
