@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Both directions of a new stream are there within this time.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// Nothing has come back for so long: nothing will.
+/// Nothing has come back for so long, and twice a round trip: nothing will.
 const SETTLED: Duration = Duration::from_millis(250);
 /// Longer than from one of an idle owner's `alive` messages to the next: what was lost last is known by then.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(1_200);
@@ -157,6 +157,7 @@ struct Stream<'a> {
     path: PathBuf,
     writer: Option<Writer>,
     pixels: Vec<u8>,
+    settled: Duration,
 }
 
 /// What the local daemon says of it.
@@ -208,6 +209,7 @@ impl<'a> Stream<'a> {
             writer: Some(open_to_write(&path, frame_bytes)?),
             path,
             pixels: vec![1; frame_bytes],
+            settled: SETTLED,
         };
         stream.wait_until_open()?;
         Ok(stream)
@@ -237,8 +239,7 @@ impl<'a> Stream<'a> {
                 return self.settle().map(drop);
             }
             if Instant::now() > deadline {
-                let sentence = format!("What is written for '{}' does not come back.", self.host);
-                return Err(Error::new(Kind::Timeout, sentence));
+                return Err(self.nothing_returns());
             }
             if seen.open {
                 self.write()?;
@@ -251,7 +252,7 @@ impl<'a> Stream<'a> {
     fn settle(&mut self) -> Result<Seen> {
         let mut seen = self.look()?;
         for _ in 0..40 {
-            self.stop.wait(SETTLED);
+            self.stop.wait(self.settled);
             let next = self.look()?;
             let quiet = next.returned == seen.returned;
             let mut echoes = std::mem::take(&mut seen.echoes);
@@ -281,11 +282,18 @@ impl<'a> Stream<'a> {
             }
         }
         if found_us.is_empty() {
-            let sentence =
-                format!("No frame that is written for '{}' comes back within a second.", self.host);
-            return Err(Error::new(Kind::Timeout, sentence));
+            return Err(self.nothing_returns());
         }
-        Ok(median(&found_us).max(1.0))
+        let round_trip_us = median(&found_us).max(1.0);
+        self.settled = SETTLED + 2 * Duration::from_micros(round_trip_us as u64);
+        Ok(round_trip_us)
+    }
+
+    fn nothing_returns(&self) -> Error {
+        Error::new(
+            Kind::Timeout,
+            format!("What is written for '{}' does not come back from there.", self.host),
+        )
     }
 
     fn latency(&mut self, rate_hz: f64, time: Duration) -> Result<Run> {
@@ -303,12 +311,15 @@ impl<'a> Stream<'a> {
         }
         let mut after = self.settle()?;
         echoes.append(&mut after.echoes);
-        if after.returned - before.returned < frames {
+        if after.returned.saturating_sub(before.returned) < frames {
             self.stop.wait(SIGN_OF_LIFE);
             after = self.look()?;
             echoes.append(&mut after.echoes);
         }
-        let returned = after.returned - before.returned;
+        let returned = after.returned.saturating_sub(before.returned);
+        if returned == 0 {
+            return Err(self.nothing_returns());
+        }
         Ok(Run { echoes, written: frames, returned, lost: after.lost.since(&before.lost) })
     }
 
@@ -316,7 +327,7 @@ impl<'a> Stream<'a> {
         let before = self.settle()?.returned;
         let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
         let written_hz = paced(Pacer::spaced(asked_hz), written, self.stop, || self.write())?;
-        let delivered = self.settle()?.returned - before;
+        let delivered = self.settle()?.returned.saturating_sub(before);
         Ok(Attempt { asked_hz, written_hz, written, delivered })
     }
 }

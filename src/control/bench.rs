@@ -65,7 +65,7 @@ fn wait_for_answer(
     // One of an earlier question.
     registry.link().run(|c| cmd("DEL").arg(&answer_key).query::<()>(c))?;
     let deadline = Instant::now() + limits::BENCH_ANSWER_TIMEOUT;
-    let (mut next_hint, mut made) = (Instant::now(), false);
+    let (mut next_hint, mut made, mut unheard) = (Instant::now(), false, false);
     while Instant::now() < deadline {
         if given_up() {
             return Err(Error::new(Kind::Os, "Nobody waits for it any more."));
@@ -74,7 +74,8 @@ fn wait_for_answer(
             next_hint = Instant::now() + HINT_INTERVAL;
             let hint = ask.to_hint();
             let listeners: i64 = registry.link().run(|c| cmd("PUBLISH").arg(&channel).arg(&hint).query(c))?;
-            if listeners == 0 {
+            // Twice: a daemon that has just started, or has lost Redis for a moment, will listen soon.
+            if std::mem::replace(&mut unheard, listeners == 0) && listeners == 0 {
                 let sentence = format!(
                     "Host '{host}' has no segment to bench with: no daoserver listens there (a Python daemon does \
                      not offer one)."

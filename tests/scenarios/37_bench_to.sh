@@ -62,7 +62,8 @@ TRANSPORT=zmq
 kill_daemon "$beta" TERM
 start_daemon "$beta"
 unset TRANSPORT
-check "as a table, over zmq, two sizes one after the other" eval 'bench --sizes 16,64k --runs 1 >"$WORK/table"'
+as_table() { bench --sizes 16,64k --runs 1 >"$WORK/table"; }
+check "as a table, over zmq, two sizes one after the other" as_table
 for line in "^16 at .* Hz, zmq  *p50 " "^64k at " "^there and back " "^out " "^at the owner " "^back " "^lost  *[0-9].* of " "^highest rate " \
     "^The clock of $beta is .* +- .* us"; do
     check "... with '$line'" has_line "$line"
@@ -101,84 +102,6 @@ check "... and what was made for it" nothing_left
 begin_bench
 kill_daemon "$beta"
 end_bench TERM
-left() { eventually 8 nothing_there && eventually 8 no_semaphores && eventually 12 no_keys; }
-
-known() { at "$alpha" list --json | grep -q "\"$beta\""; }
-eventually 5 known
-bench --json >"$WORK/bench.json" 2>"$WORK/bench.log"
-check "bench --to --json: exit 0" same 0 "$?"
-check "... and nothing is left here at once" nothing_here
-check "... nor there soon after" nothing_left
-
-cat >"$WORK/fields.py" <<'PYTHON'
-import json, sys
-d, alpha, beta = json.load(open(sys.argv[1])), sys.argv[2], sys.argv[3]
-assert d["command"] == f"daoserver bench --to {beta} --sizes 1k --runs 2 --seconds 0.2", d["command"]
-assert d["machine"]["cores"] >= 1 and [d["from"], d["to"], d["runs"], d["run_time_s"]] == [alpha, beta, 2, 0.2], d
-# One clock on this machine: it is ahead of itself by no more than the error.
-clock = d["clock"]
-assert 0 < clock["error_us"] and abs(clock["offset_us"]) <= clock["error_us"] + 0.01, clock
-size, = d["sizes"]
-assert [size["frame_bytes"], size["transport"]] == [1024, "tcp"] and size["paced_hz"] > 0, size
-names = ("p50_us", "p90_us", "p99_us", "p99_9_us", "max_us")
-def rising(entry):
-    known = [entry[name] for name in names if entry[name] is not None]
-    assert len(known) >= 2 and known == sorted(known) and entry["frames"] > 0, entry
-    return known
-assert rising(size["round_trip"])[0] > 0 and rising(size["at_owner"])[0] >= 0, size
-for way in ("out", "back"):
-    # Each way takes less than both, as far as the clocks can tell.
-    assert rising(size[way])[0] <= size["round_trip"]["p50_us"] + size[way]["error_us"], size
-    assert size[way]["error_us"] == size["clock"]["error_us"], size
-print("      round trip p50", size["round_trip"]["p50_us"], "out", size["out"]["p50_us"], "back", size["back"]["p50_us"], "clock", clock)
-assert size["frames_written"] > 0 and size["frames_returned"] > 0, size
-assert set(size["lost"]) == {"lapped", "stale", "queue_full", "transport", "mirror_busy", "unknown"}, size
-assert sum(size["lost"].values()) >= size["frames_written"] - size["frames_returned"], size
-print("      lost", size["lost"], "of", size["frames_written"], "highest", size["highest_rate_hz"])
-# A busy machine may hold no rate at all.
-assert size["highest_rate_hz"] is None or size["highest_rate_hz"] > 0 and size["highest_rate_mb_per_s"] >= 0, size
-PYTHON
-check "every field is there" python3 "$WORK/fields.py" "$WORK/bench.json" "$alpha" "$beta"
-cat "$WORK/check.log"
-
-has_line() { grep -q -e "$1" "$WORK/table"; }
-TRANSPORT=zmq
-kill_daemon "$beta" TERM
-start_daemon "$beta"
-unset TRANSPORT
-check "as a table, over zmq, two sizes one after the other" eval 'bench --sizes 16,64k --runs 1 >"$WORK/table"'
-for line in "^16 at .* Hz, zmq  *p50 " "^64k at " "^there and back " "^out " "^at the owner " "^back " "^lost  *[0-9].* of " "^highest rate " \
-    "^The clock of $beta is .* +- .* us"; do
-    check "... with '$line'" has_line "$line"
-done
-check "... and nothing is left" nothing_here
-check "... there either" nothing_left
-
-# interrupted SIGNAL: ends in time with one sentence, and nothing is left.
-interrupted() {
-    bench --runs 50 >"$WORK/out" 2>"$WORK/interrupted.log" &
-    local shell=$! pid
-    PIDS+=("$shell")
-    eventually 10 grep -q "run 2 of 50" "$WORK/interrupted.log" || return 1
-    pid=$(pgrep -P "$shell" -f "bench --to") || pid=$shell
-    kill "-$1" "$pid"
-    wait "$shell"
-    same 1 "$?" && same "daoserver: The bench was interrupted." "$(tail -n 1 "$WORK/interrupted.log")" &&
-        same "" "$(cat "$WORK/out")" && nothing_here && nothing_left
-}
-check "Ctrl-C cleans up" interrupted INT
-check "SIGTERM too" interrupted TERM
-check "killed, its mirror goes with it" eval 'not interrupted KILL; eventually 5 nothing_here'
-check "... and what was made for it" nothing_left
-
-# A daemon that is killed leaves a segment behind: its next run removes it.
-bench --runs 50 >/dev/null 2>"$WORK/interrupted.log" &
-shell=$!
-PIDS+=("$shell")
-eventually 10 grep -q "run 2 of 50" "$WORK/interrupted.log"
-kill_daemon "$beta"
-kill -TERM "$(pgrep -P "$shell" -f "bench --to" || echo "$shell")"
-wait "$shell"
 left() { test -e "$WORK/$beta/daoserver_bench_${alpha}_1024.im.shm"; }
 check "a daemon that was killed left its segment behind" left
 start_daemon "$beta"
@@ -192,6 +115,16 @@ redis mset dao:machines:py:ip 127.0.0.1 dao:machines:py:hostname py dao:machines
 check "a machine with a Python daemon" fails 5 "Host 'py' has no segment to bench with" at "$alpha" bench --to py "${tiny[@]}"
 check "no daemon here" fails 8 "No daoserver answers" at gamma bench --to "$beta" "${tiny[@]}"
 check "a frame that is too large" fails 2 "at most 16M" at "$alpha" bench --to "$beta" --sizes 17M
+
+# Anybody who reaches Redis can ask: for what makes no sense, or too much, or without being a machine.
+for words in "" "x" "../x 16" "py -1" "py 0" "py 16777217" "py 99999999999999999999" "nobody 16"; do
+    redis publish "dao:wake:$beta" "bench $words" >/dev/null
+done
+reasons() { grep -c "gets no segment to bench with" "$WORK/$beta.log"; }
+three_refused() { same 3 "$(reasons)"; }
+check "two sizes and a machine that nobody knows are refused with a warning" eventually 5 three_refused
+check "... and nothing is made" nothing_there
+
 kill_daemon "$beta" TERM
 start_daemon "$beta" --read-only
 check "a machine that is read-only" fails 6 "'$beta' is read-only" bench
