@@ -45,6 +45,19 @@ pub const MIRROR_RING_BYTES: usize = 1 << 20;
 /// Frames in it at most.
 pub const MIRROR_DEPTH_MAX: usize = 64;
 
+/// Bytes of a frame of `bench --to`: the owner makes room for them because another machine asks.
+pub const BENCH_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Segments that an owner has at once for the benches of others.
+pub const BENCH_SEGMENTS_MAX: usize = 4;
+/// Such a segment stays so long for its first client,
+pub const BENCH_UNUSED_MAX: Duration = Duration::from_secs(15);
+/// and so long when its last one has gone: a daemon that comes back finds it there.
+pub const BENCH_DESERTED_MAX: Duration = Duration::from_secs(3);
+/// An owner says within this time whether it has one.
+pub const BENCH_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Echoes that a mirror notes until they are taken: some seconds of a bench's frames.
+pub const ECHOES_MAX: usize = 4_096;
+
 /// Descriptors kept free: libzmq aborts the process when it runs out of them, so streams are refused before.
 pub const DESCRIPTORS_SPARE: u64 = 64;
 /// Descriptors that one stream may need: a socket, its mailbox, its mapping, some connections.

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 pub const SEGMENT_SUFFIX: &str = ".im.shm";
 /// What a mirror's file begins with. Such files are never registered.
 pub const MIRROR_PREFIX: &str = "remote_";
+/// What the name of a segment begins with that a daemon makes for another one's `bench --to`. It removes those that it
+/// finds left behind.
+pub const BENCH_PREFIX: &str = "daoserver_bench_";
 /// The topic that Python peers publish and subscribe.
 pub const TOPIC_PYTHON: &str = "frameData";
 /// The topic of our own wire. A subscription matches by prefix, so neither topic may begin with the other.
@@ -82,6 +85,12 @@ pub fn mirror_name(host: &str, name: &str) -> String {
     format!("{MIRROR_PREFIX}{host}_{name}").replace('.', "_")
 }
 
+/// The segment that an owner makes for the bench of `client`, with frames of so many bytes. Without dots, as a mirror's.
+pub fn bench_name(client: &str, frame_bytes: usize) -> Result<String, String> {
+    let name = format!("{BENCH_PREFIX}{client}_{frame_bytes}").replace('.', "_");
+    segment_name(&name).map(str::to_owned)
+}
+
 /// What the C library names a segment's semaphores after: the file's base name up to its first dot.
 pub fn semaphore_base(path: &Path) -> Option<String> {
     let base = path.file_name()?.to_str()?.trim_start_matches('.').split('.').next()?;
@@ -135,6 +144,11 @@ pub mod key {
     /// `dao:heartbeats:<host>:<name>:<client>`.
     pub fn heartbeat(host: &str, name: &str, client: &str) -> String {
         format!("dao:heartbeats:{host}:{name}:{client}")
+    }
+
+    /// `dao:bench:<host>:<client>`, ours alone: what the owner says to a client that asked for a segment to bench with.
+    pub fn bench(host: &str, client: &str) -> String {
+        format!("dao:bench:{host}:{client}")
     }
 
     /// The pub/sub channel that wakes the daemon of a host, ours alone.
@@ -194,6 +208,12 @@ mod tests {
         assert_eq!(mirror_name("rts.lab", "wfs.0"), "remote_rts_lab_wfs_0");
         let path = Path::new("/tmp/remote_rts_lab_wfs_0.im.shm");
         assert_eq!(semaphore_base(path).unwrap(), "remote_rts_lab_wfs_0");
+    }
+
+    #[test]
+    fn the_segment_of_a_bench_is_a_segment_and_its_name_has_no_dot() {
+        assert_eq!(bench_name("gui.lab", 1_024).unwrap(), "daoserver_bench_gui_lab_1024");
+        assert!(bench_name("../x", 16).is_err() && bench_name(&"x".repeat(100), 16).is_err());
     }
 
     #[test]

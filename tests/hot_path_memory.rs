@@ -7,6 +7,7 @@
 mod common;
 
 use common::{Place, spec};
+use daoserver::bridge::echoes::{Echo, Echoes};
 use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
@@ -143,6 +144,13 @@ impl Stream {
 #[test]
 fn an_allocation_would_be_seen() {
     assert_eq!(counted(|| drop(std::hint::black_box(vec![1u8; 10]))).1, 1);
+}
+
+#[test]
+fn noting_an_echo_allocates_nothing() {
+    let (echoes, echo) = (Echoes::default(), Echo { round_trip_ns: 3, out_ns: 1, there_ns: 1 });
+    let noted = counted(|| (0..10_000).for_each(|_| echoes.note(echo)));
+    assert_eq!((noted.1, echoes.take().len()), (0, daoserver::limits::ECHOES_MAX));
 }
 
 #[test]

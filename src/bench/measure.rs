@@ -28,12 +28,20 @@ const SETTLED: Duration = Duration::from_millis(50);
 pub struct Pacer {
     due_ns: i64,
     period_ns: i64,
+    /// Between two frames at least.
+    spacing_ns: i64,
 }
 
 impl Pacer {
     /// The first is due now.
     pub fn new(rate_hz: f64) -> Pacer {
-        Pacer { due_ns: clock::monotonic_ns(), period_ns: (1e9 / rate_hz) as i64 }
+        Pacer { due_ns: clock::monotonic_ns(), period_ns: (1e9 / rate_hz) as i64, spacing_ns: 0 }
+    }
+
+    /// The same for a source that holds one frame alone: what is late is caught up with, but never all at once.
+    pub fn spaced(rate_hz: f64) -> Pacer {
+        let pacer = Pacer::new(rate_hz);
+        Pacer { spacing_ns: pacer.period_ns / 2, ..pacer }
     }
 
     /// Is it due? Then the one after it is next, counted from now if that is over as well.
@@ -42,7 +50,7 @@ impl Pacer {
         if now_ns < self.due_ns {
             return false;
         }
-        self.due_ns = (self.due_ns + self.period_ns).max(now_ns);
+        self.due_ns = (self.due_ns + self.period_ns).max(now_ns + self.spacing_ns);
         true
     }
 
@@ -177,7 +185,7 @@ impl Flow {
 /// counts, from the source's time stamp to the end of the frame's publication: nobody has to watch, which on two cores
 /// would be most of what is measured. They are its histogram's, so up to 6 % too high.
 pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Result<Flow> {
-    paced(pair, rate_hz, WARM_UP_FRAMES as u64, stop)?;
+    paced(Pacer::new(rate_hz), WARM_UP_FRAMES as u64, stop, || write(pair))?;
     settle(pair)?;
     let before = pair.client.status()?;
     let (mut owner, mut client) = (Used::begin(&pair.owner), Used::begin(&pair.client));
@@ -224,14 +232,18 @@ fn write(pair: &mut Pair) -> Result<()> {
     Ok(())
 }
 
-/// Writes so many frames at this rate; how many a second it were.
-fn paced(pair: &mut Pair, rate_hz: f64, frames: u64, stop: &Stop) -> Result<f64> {
+/// Writes so many frames at this pace; how many a second it were.
+pub fn paced(
+    mut pacer: Pacer,
+    frames: u64,
+    stop: &Stop,
+    mut write: impl FnMut() -> Result<()>,
+) -> Result<f64> {
     let begun_ns = clock::monotonic_ns();
-    let mut pacer = Pacer::new(rate_hz);
     for _ in 0..frames {
         pacer.wait();
         go_on(stop)?;
-        write(pair)?;
+        write()?;
     }
     Ok(frames as f64 * 1e9 / (clock::monotonic_ns() - begun_ns) as f64)
 }
@@ -271,7 +283,7 @@ impl Attempt {
 pub fn attempt(pair: &mut Pair, asked_hz: f64, time: Duration, stop: &Stop) -> Result<Attempt> {
     let begun = pair.mirror.newest().1;
     let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
-    let written_hz = paced(pair, asked_hz, written, stop)?;
+    let written_hz = paced(Pacer::new(asked_hz), written, stop, || write(pair))?;
     settle(pair)?;
     Ok(Attempt { asked_hz, written_hz, written, delivered: pair.mirror.newest().1 - begun })
 }
@@ -386,6 +398,14 @@ mod tests {
         let after = status(serde_json::json!([[1.5, 3], [2.5, 3], [9.5, 1]]));
         assert_eq!(counted_since(&before, &after), [2.5, 2.5, 9.5]);
         assert_eq!(counted_since(&Value::Null, &before), [1.5, 1.5, 1.5, 2.5]);
+    }
+
+    #[test]
+    fn a_spaced_pacer_never_has_two_frames_at_once() {
+        let mut pacer = Pacer::spaced(10_000.0);
+        let late_ns = clock::monotonic_ns();
+        pacer.due_ns = late_ns - 5_000_000;
+        assert!(pacer.is_due() && pacer.due_ns >= late_ns + 50_000, "half a period at least");
     }
 
     #[test]

@@ -9,15 +9,19 @@
 //! | `floors` | a memory copy, a bare TCP hop, a bare libzmq hop |
 //! | `numbers` | percentiles, medians, ratios |
 //! | `report` | table and JSON |
+//! | `remote`, `remote_report` | `--to`: the same to another machine and back, between two daemons that run already |
 
 mod daemons;
 mod floors;
 mod measure;
 mod numbers;
 pub mod plan;
+mod remote;
+mod remote_report;
 mod report;
 
-pub use plan::Plan;
+pub use plan::{Plan, RemotePlan};
+pub use remote_report::RemoteReport;
 pub use report::Report;
 
 use crate::bridge::bench::publishing;
@@ -82,6 +86,16 @@ const FLOORS: [(&str, Hopper); 4] = [
 /// Measures all of it, and leaves nothing behind: not after an error, and not after SIGINT, SIGTERM or SIGHUP.
 /// `progress` is told what comes next.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Report> {
+    interruptible(|stop| measured(plan, stop, progress))
+}
+
+/// The same with another machine, between two daemons that run already: what is written here goes there and comes back.
+pub fn run_to(plan: &RemotePlan, progress: &mut dyn FnMut(&str)) -> Result<RemoteReport> {
+    interruptible(|stop| remote::measured(plan, stop, progress))
+}
+
+/// Sets `stop` at a signal that would end the process.
+fn interruptible<T>(measure: impl FnOnce(&Stop) -> Result<T>) -> Result<T> {
     signals::block(); // before the first thread, so that they all do
     let stop = Stop::new();
     let listener = spawn(
@@ -97,7 +111,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Report> {
         |_| (),
     );
     let listener = listener.map_err(|why| failed("start a thread")(&why))?;
-    let measured = measured(plan, &stop, progress);
+    let measured = measure(&stop);
     listener.stop();
     let _ = listener.join_within(Duration::from_secs(1));
     measured

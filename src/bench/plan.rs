@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Sizes that are measured unless others are asked for.
 pub const SIZES_BYTES: [usize; 4] = [1 << 10, 64 << 10, 1 << 20, 16 << 20];
+/// The same of a bench to another machine.
+pub const REMOTE_SIZES_BYTES: [usize; 3] = [1 << 10, 64 << 10, 1 << 20];
 /// The one of a quick bench.
 pub const QUICK_SIZE_BYTES: usize = 64 << 10;
 /// Largest frame: one takes some ten milliseconds, and five copies of it are held.
@@ -35,6 +37,23 @@ pub struct Plan {
     pub redis_flags: Vec<String>,
     /// Private directories are made here.
     pub shm_dir: PathBuf,
+}
+
+/// What is to be done to another machine and back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemotePlan {
+    /// The other machine, in whose daemon's memory it is done.
+    pub host: String,
+    /// Bytes of a frame.
+    pub sizes_bytes: Vec<usize>,
+    /// Runs of each measurement.
+    pub runs: usize,
+    /// Of one run.
+    pub run_time: Duration,
+    /// The local daemon.
+    pub control: PathBuf,
+    /// Longest wait for the other machine to publish.
+    pub timeout: Duration,
 }
 
 /// One transport in one polling mode.

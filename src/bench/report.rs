@@ -19,7 +19,7 @@ pub struct Report {
     machine: Machine,
 }
 
-struct Machine {
+pub(super) struct Machine {
     cores: usize,
     kernel: String,
     processor: String,
@@ -28,7 +28,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn here() -> Machine {
+    pub(super) fn here() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
@@ -43,6 +43,21 @@ impl Machine {
                 .unwrap_or(f64::NAN),
         }
     }
+
+    /// One line of a table's head.
+    pub(super) fn line(&self) -> String {
+        let Machine { cores, kernel, processor, load } = self;
+        format!("{cores} cores, {processor}, Linux {kernel}, load {load} at the start")
+    }
+
+    pub(super) fn to_json(&self) -> Value {
+        json!({
+            "cores": self.cores,
+            "kernel": self.kernel,
+            "processor": self.processor,
+            "load_at_start": hundredths(self.load),
+        })
+    }
 }
 
 impl Case {
@@ -52,16 +67,16 @@ impl Case {
 }
 
 /// As much as such a measurement holds.
-fn tenths(number: f64) -> Value {
+pub(super) fn tenths(number: f64) -> Value {
     if number.is_finite() { json!((number * 10.0).round() / 10.0) } else { Value::Null }
 }
 
-fn hundredths(number: f64) -> Value {
+pub(super) fn hundredths(number: f64) -> Value {
     if number.is_finite() { json!((number * 100.0).round() / 100.0) } else { Value::Null }
 }
 
 /// So that it stays narrow: 0.02, 8.4, 123, 12345, and a dash for what is not known.
-fn cell(number: f64) -> String {
+pub(super) fn cell(number: f64) -> String {
     match number {
         _ if !number.is_finite() => "-".to_owned(),
         _ if number > 0.0 && number < 0.995 => format!("{number:.2}"),
@@ -75,7 +90,7 @@ fn ratio(number: f64) -> String {
     if number.is_finite() { format!("{number:.2}") } else { "-".to_owned() }
 }
 
-fn latency_json(latency: &Latency) -> Map<String, Value> {
+pub(super) fn latency_json(latency: &Latency) -> Map<String, Value> {
     let fields = [
         ("p50_us", latency.p50_us),
         ("p90_us", latency.p90_us),
@@ -130,7 +145,7 @@ fn losses(row: &Row) -> String {
     if causes.is_empty() { "0".to_owned() } else { causes.join(" + ") }
 }
 
-fn megabytes(bytes: f64) -> f64 {
+pub(super) fn megabytes(bytes: f64) -> f64 {
     bytes / 1e6
 }
 
@@ -149,10 +164,9 @@ impl Report {
 
     /// For people.
     pub fn table(&self) -> String {
-        let Machine { cores, kernel, processor, load } = &self.machine;
         let mut lines = vec![
             format!("{} (medians of {} runs of {} s, in turns)", self.command, self.runs, self.run_time_s),
-            format!("{cores} cores, {processor}, Linux {kernel}, load {load} at the start"),
+            self.machine.line(),
             "Latency is one way, us. For daemons: from the source's time stamp to the frame's publication in the mirror.".into(),
             "x TCP, x zmq: to the bare hops (TCP: spinning) of the same run. %: of one core.".into(),
         ];
@@ -212,7 +226,6 @@ impl Report {
 
     /// For programs: units last in names.
     pub fn json(&self) -> Value {
-        let machine = &self.machine;
         let publishing: Vec<Value> = self
             .publishing
             .iter()
@@ -220,12 +233,7 @@ impl Report {
             .collect();
         json!({
             "command": self.command,
-            "machine": {
-                "cores": machine.cores,
-                "kernel": machine.kernel,
-                "processor": machine.processor,
-                "load_at_start": hundredths(machine.load),
-            },
+            "machine": self.machine.to_json(),
             "runs": self.runs,
             "run_time_s": self.run_time_s,
             "sizes": self.sizes.iter().map(size_json).collect::<Vec<_>>(),

@@ -1,5 +1,6 @@
 //! The network to one mirror segment: receives privately, checks, then writes as the library writes.
 
+use crate::bridge::echoes::Echo;
 use crate::bridge::inlet::{Inlet, Received};
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
@@ -276,7 +277,10 @@ impl Mirror {
         }
         Ok(match arrival {
             Arrival::New if mine => {
-                self.stats.echoes.fetch_add(1, Relaxed);
+                if let Some(times) = self.stats.echo_times.get() {
+                    times.note(Echo::of(header, self.received_ns));
+                }
+                self.stats.echoes.fetch_add(1, Relaxed); // last: whoever sees the count finds its time
                 self.keep(header);
                 self.take_keywords(header)
             }

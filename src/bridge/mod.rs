@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod bench;
+pub mod echoes;
 pub mod guard;
 pub mod hops;
 pub mod inlet;

@@ -1,11 +1,13 @@
 //! What publishers and mirrors count: relaxed atomics, written by the one worker, read by `status`.
 
+use crate::bridge::echoes::Echoes;
 use crate::bridge::hops::Hops;
 use crate::metrics::Histogram;
 use crate::os::clock;
 use crate::wire::frame::Refused;
 use crate::wire::loss::Lost;
 use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 /// Frames a second, measured over about a second each time.
@@ -106,6 +108,8 @@ pub struct MirrorStats {
     pub repeated: AtomicU64,
     /// Our own frames, which came back from the owner and were not written again.
     pub echoes: AtomicU64,
+    /// When they came back, from when somebody has asked for it.
+    pub echo_times: OnceLock<Echoes>,
     /// Times that the owner's frame was written over a local one that had got lost.
     pub converged: AtomicU64,
     pub lapped: AtomicU64,

@@ -96,8 +96,12 @@ pub static COMMANDS: &[Row] = &[
         "measure latency, losses and rates of a stream on this machine, beside its floors",
         "Starts two daemons and a redis-server of its own in --shm-dir, and leaves nothing behind; with --redis-host or \
          --redis-port it uses that Redis. Floors are a copy in memory, a bare TCP hop and a bare libzmq hop, measured \
-         in turns with the daemons. Takes some minutes, with --quick some ten seconds; the machine should be quiet.",
-        &["daoserver bench", "daoserver bench --quick --json", "daoserver bench --sizes 1k,2M --runs 7 --seconds 2"]),
+         in turns with the daemons. Takes some minutes, with --quick some ten seconds; the machine should be quiet. \
+         With --to it starts nothing: the daemons of this machine and of HOST must run. What the local one writes into a \
+         mirror goes to HOST and comes back, so round trips need one clock; one-way times have the error with which the \
+         two clocks are compared.",
+        &["daoserver bench", "daoserver bench --quick --json", "daoserver bench --sizes 1k,2M --runs 7 --seconds 2",
+          "daoserver bench --to rts-machine"]),
     row(Name::ShmList, "shm list", &[],
         "print the segments of this machine, mirrors too, and what is wrong with bad ones",
         "", &["daoserver shm list", "daoserver shm list --json --shm-dir /run/dao"]),
@@ -168,6 +172,10 @@ pub struct Bench {
     pub runs: Option<usize>,
     pub seconds: Option<Duration>,
     pub quick: bool,
+    /// Another machine, to which and back it is measured.
+    pub to: Option<String>,
+    /// Longest wait for that one.
+    pub timeout: Duration,
     /// Of a Redis that was named.
     pub redis_flags: Vec<String>,
     pub json: bool,
@@ -242,6 +250,9 @@ pub enum Source {
     Number,
 }
 
+/// Largest frame of `bench --to`.
+const BENCH_TO_MAX: usize = crate::limits::BENCH_FRAME_BYTES_MAX;
+
 /// The longest wait of a scan that was asked for with `--discover`, as the table's default of `discover`.
 const DISCOVER_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -273,11 +284,18 @@ impl Command {
             }
             Name::Release => Command::Release { host: host()?, shm: shm()? },
             Name::Status => Command::Status { json },
+            Name::Bench
+                if typed.to.is_some() && typed.sizes_bytes.iter().any(|&bytes| bytes > BENCH_TO_MAX) =>
+            {
+                return Err(usage(name, "--to has frames of at most 16M"));
+            }
             Name::Bench => Command::Bench(Bench {
                 sizes_bytes: typed.sizes_bytes.clone(),
                 runs: typed.runs,
                 seconds: typed.seconds,
                 quick: typed.quick,
+                to: typed.to.clone(),
+                timeout,
                 redis_flags: typed.redis_flags(),
                 json,
             }),

@@ -49,7 +49,7 @@ use Name::*;
 
 const REDIS: &[Name] = &[Daemon, List, Get, Release, Status, Deregister, Cleanup, Bench];
 const LOGIN: &[Name] = &[Daemon, Discover, List, Get, Release, Status, Deregister, Cleanup, Bench];
-const LOCAL: &[Name] = &[Daemon, Get, Release, Status, Deregister, Cleanup];
+const LOCAL: &[Name] = &[Daemon, Get, Release, Status, Deregister, Cleanup, Bench];
 const FILES: &[Name] = &[
     Daemon, Get, Release, Status, Deregister, Cleanup, Bench, ShmList, ShmInfo, ShmCreate, ShmWrite, ShmRead,
     ShmWatch, ShmRm,
@@ -161,8 +161,14 @@ pub static FLAGS: &[Flag] = &[
         "addresses tried at the same time, at most 256: a /24 at once",
         |t, v| put(&mut t.workers, typed::whole(v, 1, limits::DISCOVERY_WORKERS_MAX))),
 
-    row("sizes", Some("LIST"), Default::Text("1k,64k,1M,16M"), &[Bench],
-        "bytes of the frames, from 16 to 64M, with commas between",
+    row("to", Some("HOST"), Default::None, &[Bench],
+        "measure to another machine and back, between the daemons that run",
+        |t, v| some(&mut t.to, naming::host_name(v).map(str::to_owned))),
+    row("timeout", Some("S"), Default::Value("30"), &[Bench],
+        "with --to: longest wait for HOST to publish, seconds",
+        |t, v| some(&mut t.timeout, typed::wait(v))),
+    row("sizes", Some("LIST"), Default::Text("1k,64k,1M,16M; with --to to 1M"), &[Bench],
+        "bytes of the frames, from 16 to 64M, with --to to 16M, with commas between",
         |t, v| put(&mut t.sizes_bytes, v.split(',').map(parse_size).collect())),
     row("runs", Some("N"), Default::Text("5"), &[Bench],
         "runs of each measurement; their median counts",

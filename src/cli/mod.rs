@@ -56,7 +56,7 @@ fn run(typed: &Typed, command: &Command) -> Result<()> {
     // Segments of this machine and scans need no name of this machine, so a bad one does not stop them.
     match command {
         Command::Shm(asked) => return shm::run(asked, &typed.shm_dir),
-        Command::Bench(asked) => return bench::run(asked, &typed.shm_dir),
+        Command::Bench(asked) if asked.to.is_none() => return bench::run(asked, &typed.shm_dir),
         Command::Discover(asked) => {
             return discover::run(asked, typed.redis_username.clone(), typed.password(password())?);
         }
@@ -73,6 +73,7 @@ fn run(typed: &Typed, command: &Command) -> Result<()> {
         Command::Status { json } => status::run(&settings, *json),
         Command::Deregister { host } => deregister::run(&settings, host),
         Command::Cleanup { ttl } => cleanup::run(&settings, *ttl),
-        Command::Shm(_) | Command::Bench(_) | Command::Discover(_) => Ok(()), // done above
+        Command::Bench(asked) => bench::run_to(asked, &settings),
+        Command::Shm(_) | Command::Discover(_) => Ok(()), // done above
     }
 }

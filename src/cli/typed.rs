@@ -56,6 +56,7 @@ pub struct Typed {
     pub runs: Option<usize>,
     pub seconds: Option<Duration>,
     pub quick: bool,
+    pub to: Option<String>,
     /// --redis-host or --redis-port was typed, and is no default.
     pub redis_named: bool,
 

@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::os::poll;
+use crate::os::threads::Stop;
 use crate::wire::control::{Op, ask, parse_answer};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A connection to a daemon. What is leased over it ends with it.
 pub struct Connection {
@@ -36,7 +37,12 @@ impl Connection {
     /// Asks for one operation and waits for its answer, `patience` at most.
     pub fn call(&mut self, op: &Op, patience: Duration) -> Result<Value> {
         self.asked += 1;
-        let line = self.exchange(&format!("{}\n", ask(self.asked, op)), patience);
+        let question = format!("{}\n", ask(self.asked, op));
+        let answered = self.begin(&question, patience).and_then(|()| self.line());
+        self.said(answered)
+    }
+
+    fn said(&self, line: std::io::Result<String>) -> Result<Value> {
         let line = line.map_err(|why| no_daemon(&self.control, &why))?;
         if line.is_empty() {
             let control = self.control.display();
@@ -45,16 +51,35 @@ impl Connection {
         parse_answer(&line).map_err(|why| Error::new(Kind::Os, why))?.1
     }
 
+    /// The same, and given up once `stop` is set: then this connection is good for nothing but being closed.
+    pub fn call_until(&mut self, op: &Op, patience: Duration, stop: &Stop) -> Result<Value> {
+        self.asked += 1;
+        let question = format!("{}\n", ask(self.asked, op));
+        let answered = self.begin(&question, patience).and_then(|()| {
+            let deadline = Instant::now() + patience;
+            while !poll::readable(self.reader.get_ref(), Duration::from_millis(50))? {
+                if stop.is_set() || Instant::now() > deadline {
+                    return Err(std::io::ErrorKind::TimedOut.into());
+                }
+            }
+            self.line()
+        });
+        self.said(answered)
+    }
+
     /// Has the daemon ended it? Then its leases have ended, too.
     pub fn is_closed(&self) -> bool {
         poll::deserted(self.reader.get_ref())
     }
 
-    fn exchange(&mut self, question: &str, patience: Duration) -> std::io::Result<String> {
+    fn begin(&mut self, question: &str, patience: Duration) -> std::io::Result<()> {
         let stream = self.reader.get_mut();
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        stream.write_all(question.as_bytes())?;
+        stream.write_all(question.as_bytes())
+    }
+
+    fn line(&mut self) -> std::io::Result<String> {
         let mut line = String::new();
         self.reader.read_line(&mut line)?;
         Ok(line)

@@ -8,7 +8,7 @@ use crate::control::operations::Caller;
 use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::metrics;
-use crate::naming::normalized_segment_name;
+use crate::naming::{BENCH_PREFIX, normalized_segment_name};
 use crate::os::poll;
 use crate::os::threads::{lock, spawn};
 use crate::wire::control::{Asked, Op, answer, parse_line};
@@ -53,6 +53,7 @@ fn lane_of(op: &Op) -> Option<Lane> {
     match op {
         Op::GetRemoteShm(get) => stream(&get.hostname, &get.shm),
         Op::ReleaseRemoteShm { hostname, shm } => stream(hostname, shm),
+        Op::BenchSegment { hostname, .. } => stream(hostname, BENCH_PREFIX),
         Op::Discover(_) => Some(Lane::Scan),
         _ => None,
     }

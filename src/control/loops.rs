@@ -1,5 +1,6 @@
 //! The threads that look at something now and then: each is one function here, named as its thread.
 
+use crate::control::bench::Scratches;
 use crate::control::commands::{Command, Commands};
 use crate::control::redis_link::{Health, open_for_messages};
 use crate::control::registry::{Entry, Registry, RemoteFacts};
@@ -15,6 +16,7 @@ use crate::os::threads::Stop;
 use crate::os::threads::lock;
 use crate::settings::{Role, Settings};
 use crate::shm::{self, Advice, OpenError};
+use crate::wire::bench;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -275,7 +277,8 @@ fn synchronize(
 /// `dao-conn-monitor`: requests to us and records for us, when woken or every two seconds; our heartbeats as a client.
 pub fn conn_monitor(shared: &Shared, stop: &Stop) {
     let mut registry = shared.registry();
-    let mut rounds = Rounds { last_poll: None, next_heartbeat: Instant::now() };
+    let scratches = Scratches::begin(&shared.settings.shm_dir);
+    let mut rounds = Rounds { last_poll: None, next_heartbeat: Instant::now(), scratches };
     while !stop.is_set() {
         // A hint is only a hint: without the channel everything still works, at the pace of polling.
         let listened = listen(shared, stop, |hint| rounds.go(shared, &mut registry, hint));
@@ -327,6 +330,7 @@ fn listen(
 struct Rounds {
     last_poll: Option<Instant>,
     next_heartbeat: Instant,
+    scratches: Scratches,
 }
 
 impl Rounds {
@@ -335,6 +339,10 @@ impl Rounds {
         if let Some(release) = hint.and_then(|hint| hint.strip_prefix("release ")) {
             let _ = on_release_hint(shared, registry, release);
         }
+        if let Some(words) = hint.and_then(|hint| hint.strip_prefix(bench::HINT)) {
+            let _ = self.scratches.on_hint(shared, registry, words); // who asks asks again
+        }
+        self.scratches.look_at(shared);
         if now >= self.next_heartbeat {
             let wanted: Vec<StreamKey> = lock(&shared.state).wanted.keys().cloned().collect();
             if registry.client_heartbeats(&wanted, &shared.settings.hostname).is_ok() {

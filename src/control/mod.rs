@@ -7,6 +7,7 @@
 //! released and tells the state what came of them.
 
 pub mod askers;
+pub mod bench;
 pub mod client;
 pub mod clocks;
 pub mod commands;

@@ -2,6 +2,7 @@
 //! on the asker's thread, with a link to Redis of its own; only commands on the queue change the state.
 
 use crate::bridge::publisher::Started;
+use crate::control::bench;
 use crate::control::commands::Command;
 use crate::control::discovery::{Found, Login, discover_redis_as};
 use crate::control::loops::Shared;
@@ -92,6 +93,10 @@ pub fn run(shared: &Shared, caller: &Caller, op: Op) -> Result<Value> {
         }
         Op::CleanupStaleMachines { ttl } => asking(shared, |registry| cleanup(shared, registry, ttl)),
         Op::Discover(scan) => discover(shared, caller, scan),
+        Op::BenchSegment { hostname, frame_bytes } => {
+            bench::ask(shared, &hostname, frame_bytes, &|| caller.gone.is_set())
+        }
+        Op::Echoes { hostname, shm } => bench::echoes(shared, &stream_key(&hostname, &shm)?),
     }
 }
 

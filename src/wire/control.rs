@@ -19,11 +19,28 @@ pub enum Op {
     Status,
     ListMachines,
     GetRemoteShm(Get),
-    ReleaseRemoteShm { hostname: String, shm: String },
+    ReleaseRemoteShm {
+        hostname: String,
+        shm: String,
+    },
     RegisterMachine,
-    DeregisterMachine { hostname: Option<String> },
-    CleanupStaleMachines { ttl: Duration },
+    DeregisterMachine {
+        hostname: Option<String>,
+    },
+    CleanupStaleMachines {
+        ttl: Duration,
+    },
     Discover(Scan),
+    /// A segment at another machine, to bench with: `bench --to`.
+    BenchSegment {
+        hostname: String,
+        frame_bytes: usize,
+    },
+    /// When what was written into a mirror came back, since the last time it was asked; the first time begins it.
+    Echoes {
+        hostname: String,
+        shm: String,
+    },
 }
 
 /// What `get_remote_shm` is asked for.
@@ -146,6 +163,14 @@ fn parse_op(map: &Map<String, Value>) -> Result<Op, Error> {
                 whole(map, "max_workers", most, most)? as usize
             },
         }),
+        "bench_segment" => Op::BenchSegment {
+            hostname: text(map, "hostname")?,
+            frame_bytes: {
+                let most = limits::BENCH_FRAME_BYTES_MAX as u64;
+                whole(map, "frame_bytes", 1_024, most)? as usize
+            },
+        },
+        "echoes" => Op::Echoes { hostname: text(map, "hostname")?, shm: text(map, "shm")? },
         other => {
             let shown: String = other.chars().take(40).flat_map(char::escape_debug).collect();
             return Err(Error::new(Kind::Value, format!("Unknown op '{shown}'.")));
@@ -196,6 +221,10 @@ pub fn ask(id: u64, op: &Op) -> String {
         Op::Discover(scan) => json!({
             "op": "discover", "port": scan.port, "timeout": scan.timeout.as_secs_f64(), "max_workers": scan.max_workers,
         }),
+        Op::BenchSegment { hostname, frame_bytes } => {
+            json!({"op": "bench_segment", "hostname": hostname, "frame_bytes": frame_bytes})
+        }
+        Op::Echoes { hostname, shm } => json!({"op": "echoes", "hostname": hostname, "shm": shm}),
     };
     value["id"] = json!(id);
     value.to_string()
@@ -253,6 +282,8 @@ mod tests {
             Op::DeregisterMachine { hostname: None },
             Op::DeregisterMachine { hostname: Some("a".into()) },
             Op::CleanupStaleMachines { ttl: Duration::from_secs(7) },
+            Op::BenchSegment { hostname: "a".into(), frame_bytes: 16 },
+            Op::Echoes { hostname: "a".into(), shm: "b".into() },
         ];
         for op in ops {
             let asked = parse_line(&ask(3, &op));

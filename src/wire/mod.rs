@@ -1,5 +1,6 @@
 //! Bytes to values and back: our frame, requests, records, control messages, times. Pure: no I/O.
 
+pub mod bench;
 pub mod control;
 pub mod frame;
 pub mod loss;
