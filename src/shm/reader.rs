@@ -177,7 +177,7 @@ impl Reader {
     /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is
     /// used: if so, the copy was taken with all of the frame there. `write` is not asked: a writer that has
     /// begun the next frame since has not spoilt our copy, and one that had spoilt it has moved the counter
-    /// before it begins another.
+    /// before it begins another, unless it died in between and its successor is at work already.
     pub fn still_whole(&self) -> bool {
         // The copy before the counter. Partner: the writer's store of the counter.
         fence(Ordering::SeqCst);
