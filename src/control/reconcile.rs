@@ -1,5 +1,6 @@
 //! Desired against actual: what is to be done so that they meet. Pure. A start, a lost Redis, a vanished file and a
-//! dead thread are all the same code here.
+//! dead thread are all the same code here. `tests/models/stream.pml` has what the two sides do step by step, and `spin`
+//! tries every order of it.
 
 use crate::bridge::mirror::Source;
 use crate::control::state::{Mirror, Publisher, State, StreamKey, Target, Wanted};

@@ -30,6 +30,9 @@
 //! And frames that arrive in parts (`packetNb`): the format clears `write` after each part, so between two
 //! parts the slot holds a mixture under the old counter; a copy in which a part arrived is refused by 2., one
 //! that began late and ended between two parts cannot be told.
+//!
+//! `tests/models/frame.pml` has these steps and those of the writers one by one, and `spin` tries every order of them.
+//! Whoever changes an order here changes it there.
 
 use super::layout::at;
 use super::segment::{FrameMeta, Segment};
@@ -174,7 +177,7 @@ impl Reader {
     /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is
     /// used: if so, the copy was taken with all of the frame there. `write` is not asked: a writer that has
     /// begun the next frame since has not spoilt our copy, and one that had spoilt it has moved the counter
-    /// before it begins another.
+    /// before it begins another, unless it died in between and its successor is at work already.
     pub fn still_whole(&self) -> bool {
         // The copy before the counter. Partner: the writer's store of the counter.
         fence(Ordering::SeqCst);
@@ -269,7 +272,8 @@ impl Reader {
             // The pixels before the flag and the stamp. Partner: the writer's fence between its flag and its
             // pixels.
             fence(Ordering::SeqCst);
-            !self.writing(slot) && self.stamp(slot) == stamp && !self.segment.unfinished(slot)
+            // A ring's slot before its stamp: a writer that finishes between the two looks has changed the stamp.
+            !self.writing(slot) && !self.segment.unfinished(slot) && self.stamp(slot) == stamp
         };
         let mut done = 0;
         for chunk in buffer.chunks_mut(CHUNK_BYTES) {
