@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod bench;
+pub mod freshness;
 pub mod guard;
 pub mod hops;
 pub mod inlet;
