@@ -13,11 +13,19 @@ use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What Redis answers while it takes no writes, whoever asks: it is a replica, has no memory or disk left, is starting.
+const REFUSES_WRITES: [&str; 7] =
+    ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "EXECABORT"];
+/// What failed is tried again within a second: after so long without a refusal, writes are taken again.
+const REFUSED_BEFORE: Duration = Duration::from_secs(3);
+
 /// What `status` says of Redis: shared by all links of a daemon.
 #[derive(Default)]
 pub struct Health {
     last: Mutex<Option<std::result::Result<(), String>>>,
     silent: bool,
+    /// Redis answers, and refuses to write: when last, and why.
+    refused: Mutex<Option<(Instant, String)>>,
     clock: Mutex<Option<ClockOffset>>,
 }
 
@@ -39,6 +47,31 @@ impl Health {
             _ => {}
         }
         *last = Some(result);
+    }
+
+    fn refuses(&self, endpoint: &str, why: &RedisError) {
+        if self.silent || !why.code().is_some_and(|code| REFUSES_WRITES.contains(&code)) {
+            return;
+        }
+        let sentence = format!("Redis at {endpoint} answers but takes no writes: {why}");
+        let mut refused = lock(&self.refused);
+        if refused.is_none() {
+            crate::warn!("{sentence}. Streams go on; the registry is brought up to date when it does.");
+        }
+        *refused = Some((Instant::now(), sentence));
+    }
+
+    fn accepts(&self) {
+        let mut refused = lock(&self.refused);
+        if refused.as_ref().is_some_and(|(last, _)| last.elapsed() >= REFUSED_BEFORE) {
+            *refused = None;
+            crate::info!("Redis takes writes again.");
+        }
+    }
+
+    /// Why Redis takes no writes, while that is so.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.refused).as_ref().map(|(_, sentence)| sentence.clone())
     }
 
     /// What was measured last.
@@ -133,9 +166,11 @@ impl RedisLink {
                 self.retry_at = None;
                 self.pause = Duration::from_millis(100);
                 self.health.set(Ok(()));
+                self.health.accepts();
                 Ok(value)
             }
             Err(error) if error.code().is_some() => {
+                self.health.refuses(&self.endpoint, &error);
                 Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
             }
             Err(error) => Err(self.failed(&describe(&error))),
