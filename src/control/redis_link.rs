@@ -49,14 +49,14 @@ impl Health {
         *last = Some(result);
     }
 
-    fn refuses(&self, endpoint: &str, why: &RedisError) {
-        if self.silent || !why.code().is_some_and(|code| REFUSES_WRITES.contains(&code)) {
+    fn refuses(&self, endpoint: &str, (code, why): &(String, String)) {
+        if self.silent || !REFUSES_WRITES.contains(&code.as_str()) {
             return;
         }
-        let sentence = format!("Redis at {endpoint} answers but takes no writes: {why}");
+        let sentence = format!("Redis at {endpoint} answers but takes no writes: {code} {why}");
         let mut refused = lock(&self.refused);
         if refused.is_none() {
-            crate::warn!("{sentence}. Streams go on; the registry is brought up to date when it does.");
+            crate::warn!("{sentence} Streams go on; the registry is brought up to date when it does.");
         }
         *refused = Some((Instant::now(), sentence));
     }
@@ -157,7 +157,7 @@ impl RedisLink {
     pub fn run<T>(&mut self, work: impl Fn(&mut Connection) -> RedisResult<T>) -> Result<T> {
         let reused = self.connection.is_some();
         let mut result = work(self.connect()?);
-        if reused && result.as_ref().is_err_and(|error| error.code().is_none() && !error.is_timeout()) {
+        if reused && result.as_ref().is_err_and(|error| answered(error).is_none() && !error.is_timeout()) {
             self.connection = None;
             result = work(self.connect()?);
         }
@@ -169,11 +169,13 @@ impl RedisLink {
                 self.health.accepts();
                 Ok(value)
             }
-            Err(error) if error.code().is_some() => {
-                self.health.refuses(&self.endpoint, &error);
-                Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
-            }
-            Err(error) => Err(self.failed(&describe(&error))),
+            Err(error) => match answered(&error) {
+                Some(answer) => {
+                    self.health.refuses(&self.endpoint, &answer);
+                    Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
+                }
+                None => Err(self.failed(&describe(&error))),
+            },
         }
     }
 
@@ -186,6 +188,15 @@ impl RedisLink {
     pub fn retry_now(&mut self) {
         self.retry_at = None;
     }
+}
+
+/// Code and words of an error that Redis answered with; of several in a pipeline, the first. `None`: the link failed.
+fn answered(error: &RedisError) -> Option<(String, String)> {
+    let answers = error.clone().into_server_errors();
+    let first = answers.as_deref().and_then(|answers| answers.first());
+    first
+        .map(|(_, one)| (one.code().to_owned(), one.details().unwrap_or_default().to_owned()))
+        .or_else(|| error.code().map(|code| (code.to_owned(), error.to_string())))
 }
 
 fn describe(error: &RedisError) -> String {
@@ -216,4 +227,38 @@ fn open(client: &Client) -> RedisResult<Connection> {
 /// A connection of its own for pub/sub; the caller sets its read time-out.
 pub fn open_for_messages(settings: &Settings) -> std::result::Result<Connection, String> {
     client(settings).and_then(|client| open(&client)).map_err(|error| describe(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::{ErrorKind, parse_redis_value};
+
+    #[test]
+    fn what_redis_answers_is_told_from_a_link_that_fails() {
+        let oom = parse_redis_value(b"-OOM command not allowed\r\n").unwrap().extract_error().unwrap_err();
+        assert_eq!(answered(&oom), Some(("OOM".to_owned(), "command not allowed".to_owned())));
+        let read_only = parse_redis_value(b"-READONLY a replica\r\n").unwrap().extract_error().unwrap_err();
+        assert_eq!(answered(&read_only).map(|(code, _)| code).as_deref(), Some("READONLY"));
+        let cut = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert_eq!((answered(&cut), cut.kind()), (None, ErrorKind::Io));
+    }
+
+    #[test]
+    fn a_redis_that_takes_no_writes_is_known_until_it_has_taken_them_for_a_while() {
+        let health = Health::default();
+        health.refuses("h:1", &("WRONGTYPE".to_owned(), "of one key".to_owned()));
+        assert_eq!(health.refusal(), None);
+        health.refuses("h:1", &("OOM".to_owned(), "no memory.".to_owned()));
+        health.accepts(); // a read
+        assert_eq!(
+            health.refusal().as_deref(),
+            Some("Redis at h:1 answers but takes no writes: OOM no memory.")
+        );
+        if let Some((last, _)) = lock(&health.refused).as_mut() {
+            *last -= REFUSED_BEFORE;
+        }
+        health.accepts();
+        assert_eq!(health.refusal(), None);
+    }
 }

@@ -74,10 +74,12 @@ impl Workshop {
         segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1))
     }
 
-    /// libzmq aborts the process when descriptors run out: a stream is refused before.
-    fn check_descriptors(&self) -> std::result::Result<(), String> {
+    /// libzmq aborts the process when descriptors run out: a stream is refused before, and a new one sooner than one that
+    /// there was.
+    fn check_descriptors(&self, known: bool) -> std::result::Result<(), String> {
         let open = process::descriptors_open();
-        if open + limits::DESCRIPTORS_PER_STREAM + limits::DESCRIPTORS_SPARE > self.descriptor_limit {
+        let spare = if known { limits::DESCRIPTORS_SPARE / 4 } else { limits::DESCRIPTORS_SPARE };
+        if open + limits::DESCRIPTORS_PER_STREAM + spare > self.descriptor_limit {
             return Err(format!(
                 "{open} of {} descriptors are in use; raise the limit (ulimit -n) to serve more streams",
                 self.descriptor_limit
@@ -117,7 +119,7 @@ impl Workshop {
         path: &Path,
         preferred_port: Option<u16>,
     ) -> std::result::Result<(Handle, Started, Sender<Vec<Link>>), String> {
-        self.check_descriptors()?;
+        self.check_descriptors(preferred_port.is_some())?;
         let facts = shm::probe(path).map_err(|error| error.to_string())?;
         let socket = self.bind(preferred_port, facts.spec.frame_bytes())?;
         let origins = Arc::new(Origins::default());
@@ -142,7 +144,8 @@ impl Workshop {
         key: &StreamKey,
         frame_bytes: usize,
     ) -> std::result::Result<BackSocket, String> {
-        self.check_descriptors()?;
+        let known = self.mirror_stats.contains_key(key);
+        self.check_descriptors(known)?;
         let socket = self.bind(None, frame_bytes)?;
         let (zmq, tcp_port) = (&socket.zmq, socket.tcp_port());
         let back = BackSocket { port: zmq.port(), tcp_port, boot_id: zmq.boot_id() };
@@ -156,7 +159,8 @@ impl Workshop {
         self.mirrors_started += 1;
         let number = self.mirrors_started;
         let refused = |why: String| Error::new(Kind::Os, why);
-        self.check_descriptors().map_err(refused)?;
+        let known = self.mirror_stats.contains_key(key);
+        self.check_descriptors(known).map_err(refused)?;
         let path = self.mirror_path(key);
         self.lock(key, &path)?;
         let segment = open_mirror(&path, &self.settings, &key.0, &target)?;

@@ -35,7 +35,7 @@ pub use create::{CreateError, create, remove};
 pub use error::{Advice, OpenError};
 pub use keyword::{KEYWORD_BYTES, Keyword, KeywordValue};
 pub use layout::{Layout, SegmentSpec};
-pub use probe::{Facts, Identity, ScanEntry, newest_layout, probe, scan};
+pub use probe::{Facts, Identity, ScanEntry, newest_layout, probe, scan, short};
 pub use reader::{Outcome, Reader};
 pub use segment::{Access, FrameMeta, Segment};
 pub use semaphore::{Bell, semaphore_count};

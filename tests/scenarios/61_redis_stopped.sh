@@ -15,8 +15,8 @@ start_daemon alpha
 start_daemon beta
 x=${TAG}x y=${TAG}y
 remote=$(mirror alpha "$x")
-for name in "$x" "$y"; do shm alpha create "$name" --shape 16x16 --dtype uint16 --depth 8 >/dev/null; done
-writer alpha "$x" --rate 200
+for name in "$x" "$y"; do shm alpha create "$name" --shape 16x16 --dtype uint16 --depth 512 >/dev/null; done
+writer alpha "$x" --rate 100
 eventually 5 in_registry alpha "$y" || fail "the segments are registered"
 check "get" get beta alpha "$x"
 check "the stream goes" eventually 5 flows beta "$remote"
