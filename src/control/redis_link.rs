@@ -55,7 +55,7 @@ impl Health {
         }
         let sentence = format!("Redis at {endpoint} answers but takes no writes: {code} {why}");
         let mut refused = lock(&self.refused);
-        if refused.is_none() {
+        if refused.as_ref().is_none_or(|(_, before)| *before != sentence) {
             crate::warn!("{sentence} Streams go on; the registry is brought up to date when it does.");
         }
         *refused = Some((Instant::now(), sentence));
