@@ -176,12 +176,12 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
     }
 }
 
+/// Segments by name: file, shape and type.
+type Segments = BTreeMap<String, (PathBuf, (Shape, DType))>;
+
 /// The segments that can be served. What cannot is said once for each reason; a file that somebody is about to finish
 /// only if it was unfinished in the last pass already. `Err`: this process has nothing left to look with.
-fn scan(
-    shared: &Shared,
-    unfinished: &mut BTreeSet<String>,
-) -> std::io::Result<BTreeMap<String, (PathBuf, (Shape, DType))>> {
+fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> std::io::Result<Segments> {
     let directory = &shared.settings.shm_dir;
     let mut good = BTreeMap::new();
     let mut waited_for = BTreeSet::new();

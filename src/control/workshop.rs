@@ -219,6 +219,12 @@ impl Workshop {
     /// what says that it is one, and no other daemon keeps.
     pub fn remove_orphans(&self, known: impl Iterator<Item = StreamKey>) {
         let Settings { shm_dir, hostname, .. } = &self.settings;
+        let unfinished = shm::remove_unfinished(shm_dir);
+        if unfinished > 0 {
+            crate::info!(
+                "{unfinished} segments are removed that were never finished: who made them was killed"
+            );
+        }
         // What is remembered beside a control socket elsewhere is not known here.
         if self.settings.control_path().parent() != Some(shm_dir) {
             return;

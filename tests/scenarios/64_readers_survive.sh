@@ -137,10 +137,12 @@ rm "$WORK/beta/.daoserver-beta.sock.memory"
 shm beta create remote_other_thing --shape 4 --dtype uint8 >/dev/null
 semaphores() { find /dev/shm -maxdepth 1 -name "sem.$1_sem*" | wc -l; }
 check "before: the semaphores of the mirror" same 11 "$(semaphores "$remote")"
+touch -d '1 minute ago' "$WORK/beta/.daoserver-4294967295-0.new"
 start_daemon beta
 gone() { test ! -e "$file" && test ! -e "$(mirror_file beta alpha "$y")"; }
 check "the next of its name removes its mirrors" eventually 3 gone
 check "... with their semaphores" same "0 0" "$(semaphores "$remote") $(semaphores "$(mirror alpha "$y")")"
+check "... and a mirror that it was killed over" test ! -e "$WORK/beta/.daoserver-4294967295-0.new"
 check "... says so" grep -q "$remote.im.shm is removed" "$WORK/beta.log"
 check "... no source" same "11 11" "$(semaphores "$own") $(test -e "$WORK/alpha/$x.im.shm" && semaphores "$x")"
 check "... nor another program's mirror" test -e "$WORK/beta/remote_other_thing.im.shm"
