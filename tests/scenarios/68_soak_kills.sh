@@ -79,7 +79,7 @@ semaphores() { find /dev/shm -maxdepth 1 -name "sem.*$TAG*" | sort; }
 keys() { redis --scan --pattern 'dao:*' | grep -v '^dao:connections:' | sort; }
 highest_port() { status alpha 'max(p[field] for p in d["publishers"] for field in ["port", "tcp_port"] if p.get(field))'; }
 zmq_ports() { status alpha '{p["shm"]: p["port"] for p in d["publishers"]}'; }
-lost() { status gamma '{m["shm"][len("'"$TAG"'"):]: sum(m["lost"].values()) for m in d["mirrors"]}'; }
+lost() { status gamma '{m["shm"][len("'"$TAG"'"):]: {cause: n for cause, n in m["lost"].items() if n} for m in d["mirrors"]}'; }
 frames() { status gamma 'sum(m["frames"] for m in d["mirrors"])'; }
 
 # Some first, so that what is made once is there.
