@@ -6,7 +6,7 @@ use crate::control::executor::Executor;
 use crate::control::loops::{self, Shared};
 use crate::control::persist::{Memory, Remembered};
 use crate::control::redis_link::Health;
-use crate::control::registry::Registry;
+use crate::control::registry::{Entry, Registry};
 use crate::control::state::{Identity, State};
 use crate::control::workshop::Workshop;
 use crate::control::{roles, socket};
@@ -66,6 +66,13 @@ impl Daemon {
         let mut registry = Registry::new(&settings, Arc::clone(&health));
         registry.time_ns()?;
         let ip = own_ip(&settings, redis)?;
+        if let Entry::Contested(other) = registry.machine_entry(&settings.hostname, ip, "")? {
+            // After a reboot with another address this is how it should be.
+            crate::warn!(
+                "a daemon is registered as '{}', from {other}: if it still runs, give one of them another --hostname",
+                settings.hostname
+            );
+        }
         let role = roles::expected(&mut registry, &settings.hostname, settings.role)?;
         let (memory, remembered) = Memory::open(&settings.control_path());
         // 3. The state, and the one thread that changes it.
@@ -91,7 +98,7 @@ impl Daemon {
             thread("dao-stale-cleanup", stop.clone(), &shared, loops::stale_cleanup)?,
             {
                 let served = Arc::clone(&shared);
-                thread("dao-control", stop, &shared, move |_, stop| socket::serve(&listener, &served, stop))?
+                thread("dao-control", stop, &shared, move |_, stop| socket::serve(listener, &served, stop))?
             },
         ]);
         Ok(Daemon { shared, registry, threads, command, _name: name })

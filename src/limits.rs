@@ -60,6 +60,11 @@ pub const ECHOES_MAX: usize = 4_096;
 
 /// Descriptors kept free: libzmq aborts the process when it runs out of them, so streams are refused before.
 pub const DESCRIPTORS_SPARE: u64 = 64;
+/// Control connections beyond [`CONTROL_CONNECTIONS_SURE`] leave so many free: links that break are made anew with them.
+pub const DESCRIPTORS_FOR_LINKS: u64 = 40;
+/// So many control connections are taken as long as there is a descriptor at all: somebody must be able to ask what is
+/// the matter.
+pub const CONTROL_CONNECTIONS_SURE: usize = 4;
 /// Descriptors that one stream may need: a socket, its mailbox, its mapping, some connections.
 pub const DESCRIPTORS_PER_STREAM: u64 = 8;
 
@@ -144,6 +149,9 @@ pub const THREAD_STOP_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// The whole daemon stops within this time of a signal.
 pub const STOP_TIMEOUT: Duration = Duration::from_millis(2_500);
 
+const _: () =
+    assert!(DESCRIPTORS_SPARE / 4 < DESCRIPTORS_FOR_LINKS && DESCRIPTORS_FOR_LINKS < DESCRIPTORS_SPARE);
+const _: () = assert!(CONTROL_CONNECTIONS_SURE < CONTROL_CONNECTIONS_MAX);
 const _: () = assert!(QUEUE_FRAMES_MIN >= 2 && QUEUE_FRAMES_MIN <= QUEUE_FRAMES_MAX);
 const _: () = assert!(CLIENT_HEARTBEAT_INTERVAL.as_millis() * 2 < CLIENT_SILENT_MAX.as_millis());
 const _: () = assert!(CLIENT_SILENT_MAX.as_millis() < CLIENT_HEARTBEAT_EXPIRY.as_millis());

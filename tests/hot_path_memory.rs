@@ -8,6 +8,7 @@ mod common;
 
 use common::{Place, spec};
 use daoserver::bridge::echoes::{Echo, Echoes};
+use daoserver::bridge::freshness;
 use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
@@ -97,8 +98,11 @@ impl Stream {
         let (publisher, started) = Publisher::new(&path, outlet, Arc::new(Origins::default()), None).unwrap();
         let mirrors = (0..mirrors)
             .map(|number| {
-                let path = place.path(&format!("mirror{number}"));
-                let writer = Writer::new(shm::create(&path, &spec, &[]).unwrap()).unwrap();
+                let path = place.mirror_path(&format!("m{number}"));
+                let mut spec = spec.clone();
+                spec.keywords = freshness::with_ours(1);
+                let keywords = freshness::keywords(1, "owner", "me");
+                let writer = Writer::new(shm::create(&path, &spec, &keywords).unwrap()).unwrap();
                 let source = Source {
                     ip: LOOPBACK,
                     port: started.port,

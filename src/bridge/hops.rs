@@ -37,6 +37,11 @@ impl ClockDifference {
         }
     }
 
+    /// What is to be added to a time of ours that is compared with one of theirs.
+    pub fn ahead_ns(&self) -> i64 {
+        if self.corrected.load(Relaxed) { self.offset_ns.load(Relaxed) } else { 0 }
+    }
+
     fn to_json(&self) -> Value {
         let known = self.known.load(Relaxed);
         let us = |value: &AtomicI64| known.then(|| value.load(Relaxed) as f64 / 1_000.0);

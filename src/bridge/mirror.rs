@@ -1,6 +1,7 @@
 //! The network to one mirror segment: receives privately, checks, then writes as the library writes.
 
 use crate::bridge::echoes::Echo;
+use crate::bridge::freshness::{self, Freshness};
 use crate::bridge::inlet::{Inlet, Received};
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
@@ -75,6 +76,9 @@ pub struct Mirror {
     inlet: Inlet,
     source: Source,
     writer: Writer,
+    /// The source's, which the segment may have more than.
+    keywords: u16,
+    fresh: Option<Freshness>,
     ledger: Ledger,
     stats: Arc<MirrorStats>,
     /// Of a Python owner, to tell repeated frames; of a bidirectional one, what the owner has now.
@@ -111,10 +115,13 @@ impl Mirror {
         writer: Writer,
         stats: Arc<MirrorStats>,
     ) -> zmq::Result<Mirror> {
-        let spec = writer.segment().spec();
+        let frame_bytes = writer.segment().spec().frame_bytes();
+        let keywords = freshness::of_the_source(writer.segment());
         stats.frameless_since_ns.store(0, Relaxed); // of another connection
         Ok(Mirror {
-            inlet: Inlet::connect(context, &source, spec.frame_bytes(), spec.keywords)?,
+            inlet: Inlet::connect(context, &source, frame_bytes, keywords)?,
+            keywords,
+            fresh: Freshness::of(writer.segment()),
             source,
             writer,
             ledger: Ledger::continuing(stats.lost()),
@@ -227,7 +234,7 @@ impl Mirror {
         if parts != if header.keywords_follow { 3 } else { 2 } {
             return Err(Refused::BadParts);
         }
-        let keyword_bytes = usize::from(spec.keywords) * 120;
+        let keyword_bytes = usize::from(self.keywords) * 120;
         let got = self.inlet.keywords().len();
         if header.keywords_follow && got != keyword_bytes {
             return Err(Refused::BadLength { expected: keyword_bytes as u64, got: got as u64 });
@@ -282,7 +289,7 @@ impl Mirror {
                 }
                 self.stats.echoes.fetch_add(1, Relaxed); // last: whoever sees the count finds its time
                 self.keep(header);
-                self.take_keywords(header)
+                self.freshen(header.cnt0, header.atime_ns).and_then(|()| self.take_keywords(header))
             }
             Arrival::New if skip(&self.inlet) => {
                 self.stats.mirror_busy.fetch_add(1, Relaxed);
@@ -351,6 +358,9 @@ impl Mirror {
         }
         let Ok(counter) = self.writer.write(&pixels) else { return Ok(Err(Ended::SegmentGone)) };
         drop(pixels);
+        if let Err(ended) = self.freshen(0, self.received_ns) {
+            return Ok(Err(ended));
+        }
         self.record(counter, self.shared.as_ref().map_or(OWNER, |(_, me)| *me));
         self.count_frame();
         Ok(Ok(()))
@@ -378,6 +388,7 @@ impl Mirror {
     fn publish(&mut self, header: &FrameHeader) -> Result<(), Ended> {
         let FrameKind::Frame = header.kind else { return Ok(()) };
         self.take_keywords(header)?;
+        self.freshen(header.cnt0, header.atime_ns)?;
         let Some(pixels) = self.inlet.body().get(header.pixel_offset as usize..) else { return Ok(()) };
         let counter = self.writer.write_mirrored(pixels, &meta_of(header)).map_err(|_| Ended::SegmentGone)?;
         self.record(counter, header.origin);
@@ -404,10 +415,22 @@ impl Mirror {
             inlet.reconnect();
             return Ok(());
         }
-        let keywords = self.writer.segment().spec().keywords;
-        self.inlet = Inlet::connect(&self.context, &self.source, frame_bytes, keywords)
+        self.inlet = Inlet::connect(&self.context, &self.source, frame_bytes, self.keywords)
             .map_err(|error| Ended::Socket(error.to_string()))?;
         Ok(())
+    }
+
+    /// The mirror's keywords tell of a frame that is about to stand there.
+    fn freshen(&mut self, counter: u64, time_ns: i64) -> Result<(), Ended> {
+        let Some(fresh) = &mut self.fresh else { return Ok(()) };
+        fresh.on_frame(&mut self.writer, (counter, time_ns), &self.stats).map_err(|_| Ended::SegmentGone)
+    }
+
+    /// The mirror's keywords say that nobody keeps it any more.
+    pub fn close(&mut self) {
+        if let Some(fresh) = &mut self.fresh {
+            fresh.on_end(&mut self.writer, &self.stats);
+        }
     }
 
     /// Waits for bytes, at most this long.
@@ -439,7 +462,8 @@ impl Mirror {
             }
             self.rate.tick(now_ns, self.stats.frames.load(Relaxed), &self.stats.rate);
         }
-        Ok(())
+        let Some(fresh) = self.fresh.as_mut().filter(|fresh| fresh.is_due(now_ns)) else { return Ok(()) };
+        fresh.on_time(&mut self.writer, now_ns, &self.stats).map_err(|_| Ended::SegmentGone)
     }
 }
 
@@ -468,6 +492,10 @@ impl Worker for Mirror {
 
     fn is_under_way(&self, now_ns: i64) -> bool {
         self.inlet.is_under_way(now_ns)
+    }
+
+    fn finish(&mut self) {
+        self.close();
     }
 
     fn park(&mut self, time: Duration) {

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod bench;
 pub mod echoes;
+pub mod freshness;
 pub mod guard;
 pub mod hops;
 pub mod inlet;

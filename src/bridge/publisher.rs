@@ -131,6 +131,8 @@ impl Publisher {
         let outlet = outlet.into();
         let segment = Segment::open(path, Access::Read).map_err(StartError::Segment)?;
         let spec = segment.spec().clone();
+        // Those of a segment are its owner's: a write-back sends frames, not keywords.
+        let keywords = if back.is_some() { 0 } else { spec.keywords };
         let frame_bytes = spec.frame_bytes();
         let (socket, queue) = (&outlet.zmq, queue_frames(frame_bytes));
         let header = FrameHeader {
@@ -139,7 +141,7 @@ impl Publisher {
             keywords_follow: false,
             dtype: spec.dtype,
             shape: spec.shape,
-            keywords: spec.keywords,
+            keywords,
             boot_id: socket.boot_id(),
             seq: 0,
             cnt0: 0,
@@ -161,10 +163,10 @@ impl Publisher {
             boot_id: header.boot_id,
             shape: spec.shape,
             dtype: spec.dtype,
-            keywords: spec.keywords,
+            keywords,
             stats: Arc::clone(&stats),
         };
-        let keyword_bytes = usize::from(spec.keywords) * 120;
+        let keyword_bytes = usize::from(keywords) * 120;
         let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
         let suffix_at = PIXEL_OFFSET + frame_bytes;
         let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();

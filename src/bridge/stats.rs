@@ -146,6 +146,12 @@ impl MirrorStats {
         }
     }
 
+    /// All losses, whatever their cause.
+    pub fn lost_total(&self) -> u64 {
+        let Lost { lapped, queue_full, transport } = self.lost();
+        [queue_full, transport, self.mirror_busy.load(Relaxed)].into_iter().fold(lapped, u64::saturating_add)
+    }
+
     /// Copies the ledger's sums, which the worker keeps without atomics.
     pub fn set_lost(&self, lost: &Lost) {
         self.lapped.store(lost.lapped, Relaxed);

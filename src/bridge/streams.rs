@@ -107,6 +107,7 @@ impl Worker for Bidirectional {
         if self.back.has_news() && self.do_work().is_ok() {
             self.back.linger();
         }
+        self.mirror.close();
     }
 
     fn is_under_way(&self, now_ns: i64) -> bool {

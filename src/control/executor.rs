@@ -62,6 +62,8 @@ impl Executor {
     /// The body of `dao-command`.
     pub fn run(mut self, queue: &Receiver<Command>) {
         scheduling::prefer_latency(); // libzmq's threads inherit it: they are started from this one
+        let known: Vec<StreamKey> = lock(&self.state).wanted.keys().cloned().collect();
+        self.workshop.remove_orphans(known.into_iter());
         loop {
             match queue.recv_timeout(TICK) {
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return self.stop(),

@@ -147,7 +147,18 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
             continue;
         }
         synchronized.leftover.extend(shared.take_leftover());
-        let found = scan(shared, &mut unfinished);
+        let found = match scan(shared, &mut unfinished) {
+            Ok(found) => found,
+            Err(error) => {
+                if synchronized.contests.due("short").is_some() {
+                    crate::warn!("segments cannot be looked at ({error}); what is registered stays so");
+                }
+                if stop.wait(limits::SHM_SYNC_INTERVAL) {
+                    return;
+                }
+                continue;
+            }
+        };
         let files: BTreeMap<String, PathBuf> =
             found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
@@ -167,14 +178,18 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
     }
 }
 
+/// Segments by name: file, shape and type.
+type Segments = BTreeMap<String, (PathBuf, (Shape, DType))>;
+
 /// The segments that can be served. What cannot is said once for each reason; a file that somebody is about to finish
-/// only if it was unfinished in the last pass already.
-fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
+/// only if it was unfinished in the last pass already. `Err`: this process has nothing left to look with.
+fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> std::io::Result<Segments> {
     let directory = &shared.settings.shm_dir;
     let mut good = BTreeMap::new();
     let mut waited_for = BTreeSet::new();
     let mut bad = BTreeMap::new();
     match shm::scan(directory) {
+        Err(error) if shm::short(&error) => return Err(error),
         Err(error) => {
             drop(bad.insert(directory.display().to_string(), format!("it cannot be read: {error}")))
         }
@@ -215,7 +230,7 @@ fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> BTreeMap<String, 
         }
     }
     *said = bad;
-    good
+    Ok(good)
 }
 
 fn synchronize(

@@ -62,7 +62,7 @@ impl Memory {
         };
         let mirrors: Vec<Value> = mirrors.iter().map(mirror).collect();
         let text = json!({"mirrors": mirrors, "ports": ports}).to_string();
-        if text == self.last {
+        if text == self.last && self.path.exists() {
             return;
         }
         match replace(&self.path, &text) {

@@ -13,11 +13,19 @@ use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// What Redis answers while it takes no writes, whoever asks: it is a replica, has no memory or disk left, is starting.
+const REFUSES_WRITES: [&str; 7] =
+    ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "EXECABORT"];
+/// What failed is tried again within a second: after so long without a refusal, writes are taken again.
+const REFUSED_BEFORE: Duration = Duration::from_secs(3);
+
 /// What `status` says of Redis: shared by all links of a daemon.
 #[derive(Default)]
 pub struct Health {
     last: Mutex<Option<std::result::Result<(), String>>>,
     silent: bool,
+    /// Redis answers, and refuses to write: when last, and why.
+    refused: Mutex<Option<(Instant, String)>>,
     clock: Mutex<Option<ClockOffset>>,
 }
 
@@ -39,6 +47,31 @@ impl Health {
             _ => {}
         }
         *last = Some(result);
+    }
+
+    fn refuses(&self, endpoint: &str, (code, why): &(String, String)) {
+        if self.silent || !REFUSES_WRITES.contains(&code.as_str()) {
+            return;
+        }
+        let sentence = format!("Redis at {endpoint} answers but takes no writes: {code} {why}");
+        let mut refused = lock(&self.refused);
+        if refused.as_ref().is_none_or(|(_, before)| *before != sentence) {
+            crate::warn!("{sentence} Streams go on; the registry is brought up to date when it does.");
+        }
+        *refused = Some((Instant::now(), sentence));
+    }
+
+    fn accepts(&self) {
+        let mut refused = lock(&self.refused);
+        if refused.as_ref().is_some_and(|(last, _)| last.elapsed() >= REFUSED_BEFORE) {
+            *refused = None;
+            crate::info!("Redis takes writes again.");
+        }
+    }
+
+    /// Why Redis takes no writes, while that is so.
+    pub fn refusal(&self) -> Option<String> {
+        lock(&self.refused).as_ref().map(|(_, sentence)| sentence.clone())
     }
 
     /// What was measured last.
@@ -124,7 +157,7 @@ impl RedisLink {
     pub fn run<T>(&mut self, work: impl Fn(&mut Connection) -> RedisResult<T>) -> Result<T> {
         let reused = self.connection.is_some();
         let mut result = work(self.connect()?);
-        if reused && result.as_ref().is_err_and(|error| error.code().is_none() && !error.is_timeout()) {
+        if reused && result.as_ref().is_err_and(|error| answered(error).is_none() && !error.is_timeout()) {
             self.connection = None;
             result = work(self.connect()?);
         }
@@ -133,12 +166,16 @@ impl RedisLink {
                 self.retry_at = None;
                 self.pause = Duration::from_millis(100);
                 self.health.set(Ok(()));
+                self.health.accepts();
                 Ok(value)
             }
-            Err(error) if error.code().is_some() => {
-                Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
-            }
-            Err(error) => Err(self.failed(&describe(&error))),
+            Err(error) => match answered(&error) {
+                Some(answer) => {
+                    self.health.refuses(&self.endpoint, &answer);
+                    Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
+                }
+                None => Err(self.failed(&describe(&error))),
+            },
         }
     }
 
@@ -151,6 +188,15 @@ impl RedisLink {
     pub fn retry_now(&mut self) {
         self.retry_at = None;
     }
+}
+
+/// Code and words of an error that Redis answered with; of several in a pipeline, the first. `None`: the link failed.
+fn answered(error: &RedisError) -> Option<(String, String)> {
+    let answers = error.clone().into_server_errors();
+    let first = answers.as_deref().and_then(|answers| answers.first());
+    first
+        .map(|(_, one)| (one.code().to_owned(), one.details().unwrap_or_default().to_owned()))
+        .or_else(|| error.code().map(|code| (code.to_owned(), error.to_string())))
 }
 
 fn describe(error: &RedisError) -> String {
@@ -181,4 +227,38 @@ fn open(client: &Client) -> RedisResult<Connection> {
 /// A connection of its own for pub/sub; the caller sets its read time-out.
 pub fn open_for_messages(settings: &Settings) -> std::result::Result<Connection, String> {
     client(settings).and_then(|client| open(&client)).map_err(|error| describe(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::{ErrorKind, parse_redis_value};
+
+    #[test]
+    fn what_redis_answers_is_told_from_a_link_that_fails() {
+        let oom = parse_redis_value(b"-OOM command not allowed\r\n").unwrap().extract_error().unwrap_err();
+        assert_eq!(answered(&oom), Some(("OOM".to_owned(), "command not allowed".to_owned())));
+        let read_only = parse_redis_value(b"-READONLY a replica\r\n").unwrap().extract_error().unwrap_err();
+        assert_eq!(answered(&read_only).map(|(code, _)| code).as_deref(), Some("READONLY"));
+        let cut = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert_eq!((answered(&cut), cut.kind()), (None, ErrorKind::Io));
+    }
+
+    #[test]
+    fn a_redis_that_takes_no_writes_is_known_until_it_has_taken_them_for_a_while() {
+        let health = Health::default();
+        health.refuses("h:1", &("WRONGTYPE".to_owned(), "of one key".to_owned()));
+        assert_eq!(health.refusal(), None);
+        health.refuses("h:1", &("OOM".to_owned(), "no memory.".to_owned()));
+        health.accepts(); // a read
+        assert_eq!(
+            health.refusal().as_deref(),
+            Some("Redis at h:1 answers but takes no writes: OOM no memory.")
+        );
+        if let Some((last, _)) = lock(&health.refused).as_mut() {
+            *last -= REFUSED_BEFORE;
+        }
+        health.accepts();
+        assert_eq!(health.refusal(), None);
+    }
 }

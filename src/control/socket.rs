@@ -7,6 +7,7 @@ use crate::control::loops::Shared;
 use crate::control::operations::{self, Caller};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log::Repeats;
 use crate::os::threads::{Stop, spawn};
 use crate::os::{poll, process};
 use crate::wire::control::Op;
@@ -54,10 +55,37 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
+/// The socket again, if nothing is at its path any more: its directory was removed and made anew. What somebody else
+/// has put there is his.
+fn bind_again(path: &Path) -> Option<UnixListener> {
+    let gone = fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    if !gone || !path.parent().is_some_and(Path::is_dir) {
+        return None;
+    }
+    match bind(path) {
+        Ok(listener) => {
+            crate::warn!("Control socket {} was removed; it is there again.", path.display());
+            Some(listener)
+        }
+        Err(error) => {
+            crate::debug!("{error}");
+            None
+        }
+    }
+}
+
+/// A connection has two descriptors, and streams come first.
+fn room_for_another(connections: usize) -> bool {
+    connections < limits::CONTROL_CONNECTIONS_SURE
+        || process::descriptors_open() + limits::DESCRIPTORS_FOR_LINKS < process::descriptor_limit()
+}
+
 /// The body of `dao-control`.
-pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
+pub fn serve(mut listener: UnixListener, shared: &Arc<Shared>, stop: &Stop) {
     let connections = Arc::new(AtomicUsize::new(0));
     let mut number = 0u64;
+    let path = shared.settings.control_path();
+    let (mut looked, refusals) = (Instant::now(), Repeats::new(Duration::from_secs(60)));
     while !stop.is_set() {
         match listener.accept() {
             Ok((stream, _)) if connections.load(Ordering::Relaxed) >= limits::CONTROL_CONNECTIONS_MAX => {
@@ -65,6 +93,16 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                     "more than {} control connections: one is closed",
                     limits::CONTROL_CONNECTIONS_MAX
                 );
+                drop(stream);
+            }
+            Ok((stream, _)) if !room_for_another(connections.load(Ordering::Relaxed)) => {
+                if refusals.due("descriptors").is_some() {
+                    crate::warn!(
+                        "{} of {} descriptors are in use: a control connection is closed; raise the limit (ulimit -n)",
+                        process::descriptors_open(),
+                        process::descriptor_limit()
+                    );
+                }
                 drop(stream);
             }
             Ok((stream, _)) => {
@@ -89,6 +127,12 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                 }
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if looked.elapsed() >= LOOK_EVERY && !shared.stop_asked.is_set() {
+                    looked = Instant::now();
+                    if let Some(again) = bind_again(&path) {
+                        listener = again;
+                    }
+                }
                 // Ten milliseconds are nothing to a command, and a hundred wake-ups a second nothing to the host.
                 stop.wait(Duration::from_millis(10));
             }
@@ -105,6 +149,8 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
     }
 }
 
+/// Whether the socket is still at its path is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Connections notice a stop within a tenth of a second, unless they wait for Redis.
 const CONNECTIONS_END: Duration = Duration::from_millis(500);
 

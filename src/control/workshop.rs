@@ -1,5 +1,6 @@
 //! Where streams are made: ports, sockets, segments of mirrors, and the threads that run them.
 
+use crate::bridge::freshness;
 use crate::bridge::mirror::Mirror;
 use crate::bridge::origins::Origins;
 use crate::bridge::outlet::Outlet;
@@ -16,7 +17,7 @@ use crate::control::places::Places;
 use crate::control::state::{BackSocket, MirrorInfo, StreamKey, Target};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
-use crate::naming::{mirror_name, segment_path};
+use crate::naming::{MIRROR_PREFIX, SEGMENT_SUFFIX, mirror_name, segment_path};
 use crate::os::locks::FileLock;
 use crate::os::process;
 use crate::os::threads::Handle;
@@ -73,10 +74,12 @@ impl Workshop {
         segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1))
     }
 
-    /// libzmq aborts the process when descriptors run out: a stream is refused before.
-    fn check_descriptors(&self) -> std::result::Result<(), String> {
+    /// libzmq aborts the process when descriptors run out: a stream is refused before, and a new one sooner than one that
+    /// there was.
+    fn check_descriptors(&self, known: bool) -> std::result::Result<(), String> {
         let open = process::descriptors_open();
-        if open + limits::DESCRIPTORS_PER_STREAM + limits::DESCRIPTORS_SPARE > self.descriptor_limit {
+        let spare = if known { limits::DESCRIPTORS_SPARE / 4 } else { limits::DESCRIPTORS_SPARE };
+        if open + limits::DESCRIPTORS_PER_STREAM + spare > self.descriptor_limit {
             return Err(format!(
                 "{open} of {} descriptors are in use; raise the limit (ulimit -n) to serve more streams",
                 self.descriptor_limit
@@ -116,7 +119,7 @@ impl Workshop {
         path: &Path,
         preferred_port: Option<u16>,
     ) -> std::result::Result<(Handle, Started, Sender<Vec<Link>>), String> {
-        self.check_descriptors()?;
+        self.check_descriptors(preferred_port.is_some())?;
         let facts = shm::probe(path).map_err(|error| error.to_string())?;
         let socket = self.bind(preferred_port, facts.spec.frame_bytes())?;
         let origins = Arc::new(Origins::default());
@@ -141,7 +144,8 @@ impl Workshop {
         key: &StreamKey,
         frame_bytes: usize,
     ) -> std::result::Result<BackSocket, String> {
-        self.check_descriptors()?;
+        let known = self.mirror_stats.contains_key(key);
+        self.check_descriptors(known)?;
         let socket = self.bind(None, frame_bytes)?;
         let (zmq, tcp_port) = (&socket.zmq, socket.tcp_port());
         let back = BackSocket { port: zmq.port(), tcp_port, boot_id: zmq.boot_id() };
@@ -155,10 +159,11 @@ impl Workshop {
         self.mirrors_started += 1;
         let number = self.mirrors_started;
         let refused = |why: String| Error::new(Kind::Os, why);
-        self.check_descriptors().map_err(refused)?;
+        let known = self.mirror_stats.contains_key(key);
+        self.check_descriptors(known).map_err(refused)?;
         let path = self.mirror_path(key);
         self.lock(key, &path)?;
-        let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
+        let segment = open_mirror(&path, &self.settings, &key.0, &target)?;
         self.lock(key, &path)?; // it may be another file now
         let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
         let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
@@ -210,6 +215,42 @@ impl Workshop {
         Ok(())
     }
 
+    /// Removes the mirrors of an earlier daemon of this name that nobody knows of any more, with their semaphores. Only
+    /// what says that it is one, and no other daemon keeps.
+    pub fn remove_orphans(&self, known: impl Iterator<Item = StreamKey>) {
+        let Settings { shm_dir, hostname, .. } = &self.settings;
+        let unfinished = shm::remove_unfinished(shm_dir);
+        if unfinished > 0 {
+            crate::info!(
+                "{unfinished} segments are removed that were never finished: who made them was killed"
+            );
+        }
+        // What is remembered beside a control socket elsewhere is not known here.
+        if self.settings.control_path().parent() != Some(shm_dir) {
+            return;
+        }
+        let known: Vec<PathBuf> = known.map(|key| self.mirror_path(&key)).collect();
+        let entries = std::fs::read_dir(shm_dir).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| !known.contains(path)) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.starts_with(MIRROR_PREFIX) || !name.ends_with(SEGMENT_SUFFIX) {
+                continue;
+            }
+            let Ok(segment) = Segment::open(&path, Access::Read) else { continue };
+            if !freshness::is_kept_by(&segment, hostname) {
+                continue;
+            }
+            let Ok(Some(_lock)) = FileLock::take(&path) else { continue };
+            match shm::remove(&path) {
+                Ok(()) => crate::info!(
+                    "{} is removed: a daemon of this name left it, and nobody asked for it to stay",
+                    path.display()
+                ),
+                Err(error) => crate::warn!("{} cannot be removed: {error}", path.display()),
+            }
+        }
+    }
+
     /// The write-back of this stream will not be.
     pub fn forget_back(&mut self, key: &StreamKey) {
         self.backs.remove(key);
@@ -225,31 +266,30 @@ impl Workshop {
 
 /// Opens the mirror's segment: the one that is there, if shape, type and keywords are the same, so that readers that
 /// have it mapped go on; else a new one in its place.
-fn open_mirror(path: &Path, shm_dir: &Path, target: &Target) -> Result<Segment> {
+fn open_mirror(path: &Path, settings: &Settings, owner: &str, target: &Target) -> Result<Segment> {
     // Python's wire has no keywords: those of a mirror that was ours before stay as they are.
     let any_keywords = target.source.wire() == Wire::Python;
-    let fits = |spec: &SegmentSpec| {
+    let keywords = freshness::with_ours(target.keywords);
+    let fits = |segment: &Segment| {
+        let spec = segment.spec();
         spec.shape == target.shape
             && spec.dtype == target.dtype
-            && (any_keywords || spec.keywords == target.keywords)
+            && (any_keywords || spec.keywords == keywords)
+            && (keywords == target.keywords || freshness::is_kept_by(segment, &settings.hostname))
     };
     match Segment::open(path, Access::ReadWrite) {
-        Ok(segment) if fits(segment.spec()) => return Ok(segment),
+        Ok(segment) if fits(&segment) => return Ok(segment),
         Ok(_) | Err(OpenError::NotThere) => {}
         Err(error) => crate::info!("{} is made anew: {error}", path.display()),
     }
-    let layout = shm::newest_layout(shm_dir);
+    let layout = shm::newest_layout(&settings.shm_dir);
     // Where programs write, too, the newest frame is what counts.
     let ring = layout.depth_offset().is_some() && !target.bidirectional;
     let frame_bytes = target.shape.frame_bytes(target.dtype);
     let depth =
         if ring { (limits::MIRROR_RING_BYTES / frame_bytes).clamp(1, limits::MIRROR_DEPTH_MAX) } else { 1 };
-    let spec = SegmentSpec {
-        shape: target.shape,
-        dtype: target.dtype,
-        layout,
-        depth: depth as u32,
-        keywords: target.keywords,
-    };
-    shm::create(path, &spec, &[]).map_err(|error| Error::new(Kind::Os, error.to_string()))
+    let spec =
+        SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: depth as u32, keywords };
+    let all = freshness::keywords(target.keywords, owner, &settings.hostname);
+    shm::create(path, &spec, &all).map_err(|error| Error::new(Kind::Os, error.to_string()))
 }

@@ -15,6 +15,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// What the library leaves where a keyword was never set.
 pub(super) const UNUSED_KEYWORD: [u8; KEYWORD_BYTES] = {
@@ -118,6 +119,25 @@ fn metadata(path: &Path, spec: &SegmentSpec, slot: u32, now_s: f64) -> Vec<u8> {
     block
 }
 
+/// What the name of a file begins and ends with that is to become a segment; its maker's process id stands between.
+const UNFINISHED_BEGIN: &str = ".daoserver-";
+const UNFINISHED_END: &str = ".new";
+/// A file of a maker whom we cannot see, in another container, changes more often than this.
+const UNFINISHED_AGE: Duration = Duration::from_secs(10);
+
+/// Removes what makers that were killed have left in a directory: frames may be large. Returns how many files.
+pub fn remove_unfinished(dir: &Path) -> usize {
+    let left = |entry: &fs::DirEntry| {
+        let name = entry.file_name();
+        let name = name.to_str()?.strip_prefix(UNFINISHED_BEGIN)?.strip_suffix(UNFINISHED_END)?;
+        let maker: u32 = name.split_once('-')?.0.parse().ok()?;
+        let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+        (age >= UNFINISHED_AGE && !Path::new(&format!("/proc/{maker}")).exists()).then_some(())
+    };
+    let entries = dir.read_dir().into_iter().flatten().flatten().filter(|entry| left(entry).is_some());
+    entries.filter(|entry| fs::remove_file(entry.path()).is_ok()).count()
+}
+
 /// Deletes what was begun, unless it was finished.
 struct Unfinished(PathBuf);
 
@@ -165,7 +185,8 @@ pub fn create(path: &Path, spec: &SegmentSpec, keywords: &[Keyword]) -> Result<S
 
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     // Begins with a dot and ends with no segment's ending: no scan takes it for one.
-    let unfinished = path.with_file_name(format!(".daoserver-{}-{serial}.new", std::process::id()));
+    let unfinished =
+        path.with_file_name(format!("{UNFINISHED_BEGIN}{}-{serial}{UNFINISHED_END}", std::process::id()));
     // Left by a process of the same number that was killed.
     let _ = fs::remove_file(&unfinished);
     let mut options = OpenOptions::new();
@@ -201,4 +222,34 @@ pub fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     semaphore::remove(&base);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn what_a_killed_maker_left_goes_and_nothing_else() {
+        let dir = std::env::temp_dir().join(format!("daoserver-unfinished-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        // No process has such a number.
+        let nobody = u32::MAX;
+        let names = [
+            format!(".daoserver-{nobody}-0.new"),
+            format!(".daoserver-{}-0.new", std::process::id()),
+            format!(".daoserver-{nobody}-young.new"),
+            ".daoserver-host.sock.memory.new".to_owned(),
+            format!("daoserver-{nobody}-0.new"),
+        ];
+        for name in &names {
+            let file = File::create(dir.join(name)).unwrap();
+            if !name.contains("young") {
+                file.set_modified(SystemTime::now() - 2 * UNFINISHED_AGE).unwrap();
+            }
+        }
+        assert_eq!(remove_unfinished(&dir), 1);
+        assert!(!dir.join(&names[0]).exists() && names[1..].iter().all(|name| dir.join(name).exists()));
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -6,6 +6,8 @@ pub const KEYWORD_BYTES: usize = 120;
 const NAME: std::ops::Range<usize> = 0..16;
 const TYPE: usize = 16;
 const VALUE: std::ops::Range<usize> = 24..40;
+/// Where a keyword's value begins.
+pub(super) const VALUE_OFFSET: usize = VALUE.start;
 const COMMENT: std::ops::Range<usize> = 40..120;
 
 #[repr(C)]

@@ -31,11 +31,11 @@ mod segment;
 mod semaphore;
 mod writer;
 
-pub use create::{CreateError, create, remove};
+pub use create::{CreateError, create, remove, remove_unfinished};
 pub use error::{Advice, OpenError};
 pub use keyword::{KEYWORD_BYTES, Keyword, KeywordValue};
 pub use layout::{Layout, SegmentSpec};
-pub use probe::{Facts, Identity, ScanEntry, newest_layout, probe, scan};
+pub use probe::{Facts, Identity, ScanEntry, newest_layout, probe, scan, short};
 pub use reader::{Outcome, Reader};
 pub use segment::{Access, FrameMeta, Segment};
 pub use semaphore::{Bell, semaphore_count};

@@ -140,7 +140,8 @@ pub(super) fn identity_of(path: &Path) -> Option<Identity> {
 }
 
 /// Looks at every segment file of a directory that is no mirror, in the order of their names, the first
-/// [`limits::SEGMENTS_MAX`] of them. Some eight system calls a file.
+/// [`limits::SEGMENTS_MAX`] of them. Some eight system calls a file. Where this process is [`short`] of what it takes to
+/// look, that is an error, and nothing is known of any file.
 pub fn scan(dir: &Path) -> io::Result<Vec<ScanEntry>> {
     let mut files = Vec::new();
     for entry in dir.read_dir()? {
@@ -159,7 +160,18 @@ pub fn scan(dir: &Path) -> io::Result<Vec<ScanEntry>> {
         };
         ScanEntry { facts: probe(&dir.join(file_name)), file_name: shown, name }
     };
-    Ok(files.into_iter().map(look).collect())
+    let entries: Vec<ScanEntry> = files.into_iter().map(look).collect();
+    let mut errors = entries.iter().filter_map(|entry| match entry.facts {
+        Err(OpenError::Io { errno, .. }) => Some(io::Error::from_raw_os_error(errno)),
+        _ => None,
+    });
+    let shortage = errors.find(short);
+    shortage.map_or(Ok(entries), Err)
+}
+
+/// Does this error tell of the process or the host, which have no descriptors or memory left, and not of the file?
+pub fn short(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
 /// The generation that programs on this host use: that of the local segment created last, as far as we can

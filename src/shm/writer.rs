@@ -1,7 +1,7 @@
 //! Frames into a segment. When one is done it looks as the C library leaves it; on the way the marks are set in a
 //! safer order.
 
-use super::keyword::{KEYWORD_BYTES, Keyword};
+use super::keyword::{KEYWORD_BYTES, Keyword, VALUE_OFFSET};
 use super::layout::at;
 use super::segment::{FrameMeta, Segment};
 use super::semaphore::Semaphores;
@@ -153,6 +153,18 @@ impl Writer {
         let given = keywords.iter().map(Keyword::encode).chain(std::iter::repeat(unused));
         let bytes: Vec<u8> = given.take(count).flatten().collect();
         self.set_keywords_raw(&bytes)
+    }
+
+    /// Sets the numbers of keywords that stand in a row from this place on, whose type is that already. One that does not
+    /// lie at a multiple of eight may be read half.
+    pub fn set_keyword_values(&mut self, place: u16, values: &[i64]) -> Result<(), WriteError> {
+        self.check()?;
+        let spec = self.segment.spec();
+        for (keyword, value) in (usize::from(place)..usize::from(spec.keywords)).zip(values) {
+            let offset = spec.keywords_offset() + keyword * KEYWORD_BYTES + VALUE_OFFSET;
+            self.segment.mapping.copy_in(offset, &value.to_le_bytes());
+        }
+        Ok(())
     }
 
     /// Writes the keywords as they stand in another segment, whole ones only, as many as this one has.

@@ -2,6 +2,7 @@
 
 use super::TCP;
 use super::common::{Place, spec};
+use daoserver::bridge::freshness;
 use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
@@ -71,7 +72,12 @@ impl Stream {
 
     fn follow_with(&self, name: &str, spec: &shm::SegmentSpec, boot_id: u64) -> Follower {
         let path = self.place.path(name);
-        let writer = Writer::new(shm::create(&path, spec, &[]).unwrap()).unwrap();
+        shm::create(&path, spec, &[]).unwrap();
+        self.follow_at(path, boot_id)
+    }
+
+    fn follow_at(&self, path: PathBuf, boot_id: u64) -> Follower {
+        let writer = Writer::new(Segment::open(&path, Access::ReadWrite).unwrap()).unwrap();
         let stats = Arc::new(MirrorStats::default());
         let (port, tcp_port) = (self.started.port, self.started.tcp_port);
         let source = Source { ip: LOOPBACK, port, boot_id: Some(boot_id), tcp_port };
@@ -268,6 +274,34 @@ fn keywords_follow_the_source() {
     stream.write(1);
     stream.pump(&mut [&mut mirror], "the next frame", |_, m| m[0].frames() == 2);
     assert_eq!(keywords(&mirror), [keyword(0.75)]);
+}
+
+#[test]
+fn keywords_of_its_own_stand_behind_those_of_the_source() {
+    let keyword = Keyword { name: "GAIN".into(), value: KeywordValue::Double(0.5), comment: "".into() };
+    let mut stream = Stream::with_keywords(1, std::slice::from_ref(&keyword));
+    let ours = freshness::keywords(1, "alpha", "beta");
+    let mut spec = spec(SHAPE, DType::U16, 1);
+    spec.keywords = ours.len() as u16;
+    let path = stream.place.mirror_path("m");
+    shm::create(&path, &spec, &ours).unwrap();
+    let mut mirror = stream.follow_at(path, stream.started.boot_id);
+    stream.write(1);
+    stream.write(2);
+    stream.pump(&mut [&mut mirror], "the newest frame", |_, m| m[0].pixel() == 2);
+    let keywords = Segment::open(&mirror.path, Access::Read).unwrap().keywords();
+    assert_eq!(keywords[0], keyword);
+    let long = |place: usize| match keywords[place].value {
+        KeywordValue::Long(value) => value,
+        _ => panic!("no integer"),
+    };
+    assert_eq!(keywords[1].value, KeywordValue::Text("alpha".into()));
+    assert_eq!((long(2), long(3)), (2, mirror.meta().atime_ns));
+    assert!((0..60_000_000).contains(&long(4)), "an age of {} us", long(4));
+    assert_eq!((long(5), long(6)), (0, 1));
+    mirror.mirror.finish();
+    let keywords = Segment::open(&mirror.path, Access::Read).unwrap().keywords();
+    assert_eq!(keywords[6].value, KeywordValue::Long(0), "nobody keeps it");
 }
 
 #[test]

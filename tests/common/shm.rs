@@ -29,6 +29,11 @@ impl Place {
         naming::segment_path(&self.dir, &format!("{}{name}", self.tag))
     }
 
+    /// The path of a mirror of this test, by its name a mirror.
+    pub fn mirror_path(&self, name: &str) -> PathBuf {
+        naming::segment_path(&self.dir, &format!("{}{}{name}", naming::MIRROR_PREFIX, self.tag))
+    }
+
     pub fn create(&self, name: &str, shape: &str, dtype: DType, depth: u32) -> (PathBuf, shm::Segment) {
         let path = self.path(name);
         let segment = shm::create(&path, &spec(shape, dtype, depth), &[]).unwrap();
@@ -42,7 +47,9 @@ impl Drop for Place {
         for entry in Path::new("/dev/shm").read_dir().into_iter().flatten().flatten() {
             let name = entry.file_name();
             // The digit after the tag would be another test's.
-            let rest = name.to_str().and_then(|name| name.strip_prefix(&format!("sem.{}", self.tag)));
+            let base = name.to_str().and_then(|name| name.strip_prefix("sem."));
+            let base = base.map(|base| base.strip_prefix(naming::MIRROR_PREFIX).unwrap_or(base));
+            let rest = base.and_then(|base| base.strip_prefix(&self.tag));
             if rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit())) {
                 let _ = std::fs::remove_file(entry.path());
             }
