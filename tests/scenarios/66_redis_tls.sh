@@ -11,7 +11,7 @@ unset REDISCLI_AUTH
 for name in openssl redis-server; do command -v "$name" >/dev/null || skip "$name is not installed"; done
 without_tls() { "$1" list --redis-tls --redis-port 1 2>&1 | grep -q "built without TLS"; }
 if without_tls "$DAOSERVER"; then
-    check "a binary without TLS says so" fails 5 "this daoserver was built without TLS" at rts list --redis-tls
+    check "a binary without TLS says so" fails 5 "this daoserver was built without TLS" "$DAOSERVER" list --redis-tls
     [[ -x ${DAOSERVER_STATIC:-} ]] || skip "the binary was built without TLS, and DAOSERVER_STATIC names no other"
     DAOSERVER=$DAOSERVER_STATIC
     without_tls "$DAOSERVER" && skip "neither binary has TLS"
