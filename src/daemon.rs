@@ -109,6 +109,11 @@ impl Daemon {
         &self.shared
     }
 
+    /// A thread that has ended though nobody told it to: its name.
+    pub fn dead_thread(&self) -> Option<&str> {
+        self.threads.iter().chain([&self.command]).find_map(Handle::ended)
+    }
+
     /// The start read backwards. Bounded: what is late is named and left behind.
     pub fn stop(mut self) {
         let deadline = Instant::now() + limits::STOP_TIMEOUT;

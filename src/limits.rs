@@ -14,6 +14,8 @@ pub const SEGMENTS_MAX: usize = 4_096;
 pub const NAME_CHARS_MAX: usize = 100;
 /// Bytes of a value read from Redis that is looked at at all.
 pub const REDIS_VALUE_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of a file with a password or with certificates: the authorities of a whole operating system are a quarter of it.
+pub const SETTINGS_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of one line on the control socket.
 pub const CONTROL_LINE_BYTES_MAX: usize = 1 << 20;
 /// Connections to the control socket that are served at once.

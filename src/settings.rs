@@ -147,6 +147,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// TLS to Redis. All of it is PEM text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The authorities that may have signed Redis' certificate; `None`: those of this machine.
+    pub ca: Option<String>,
+    /// Our certificate and its key, for a Redis that asks for one.
+    pub identity: Option<(String, Secret)>,
+}
+
 /// Everything that the daemon was told. Commands that talk to Redis or to the daemon use a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -158,6 +167,8 @@ pub struct Settings {
     pub redis_username: Option<String>,
     /// Redis' password, from a file or from `REDISCLI_AUTH`.
     pub redis_password: Option<Secret>,
+    /// How the connection to Redis is encrypted; `None`: it is not. Needs the feature `redis-tls`.
+    pub redis_tls: Option<Tls>,
     /// The role asked for; `None`: found out at start.
     pub role: Option<Role>,
     /// Between two writes of `last_connect`.
@@ -198,6 +209,7 @@ impl Settings {
             redis_port: 6_379,
             redis_username: None,
             redis_password: None,
+            redis_tls: None,
             role: None,
             heartbeat_interval: Duration::from_secs(30),
             base_pub_port: 5_560,
@@ -234,7 +246,10 @@ mod tests {
 
     #[test]
     fn a_password_does_not_show_in_debug_output() {
-        assert!(!format!("{:?}", Secret::new("hunter2")).contains("hunter2"));
+        let mut settings = Settings::named("m");
+        settings.redis_password = Some(Secret::new("hunter2"));
+        settings.redis_tls = Some(Tls { ca: None, identity: Some((String::new(), Secret::new("hunter2"))) });
+        assert!(!format!("{settings:?}").contains("hunter2"));
     }
 
     #[test]

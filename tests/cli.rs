@@ -91,6 +91,21 @@ fn a_password_file_that_cannot_be_read_is_named() {
     let why = fails(run("list --redis-password-file /nonexistent/secret"), 2);
     assert!(why.contains("--redis-password-file /nonexistent/secret"), "{why}");
     fails(run("--redis-password hunter2"), 2);
+    // Of what never ends, only so much is read.
+    let why = fails(run("list --redis-password-file /dev/zero"), 2);
+    assert!(why.contains("it is too long"), "{why}");
+}
+
+#[test]
+fn tls_is_there_or_said_not_to_be() {
+    let asked = run("list --redis-tls --redis-host 127.0.0.1 --redis-port 1");
+    if cfg!(feature = "redis-tls") {
+        assert!(fails(asked, 7).contains("Connection refused"));
+    } else {
+        assert!(fails(asked, 5).contains("built without TLS"));
+    }
+    let why = fails(run("list --redis-ca /etc/hosts"), 2);
+    assert!(why.contains("--redis-ca needs --redis-tls"), "{why}");
 }
 
 #[test]

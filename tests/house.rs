@@ -49,9 +49,9 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
     ("src/control/reconcile/tests.rs", 700, "situations, each a few lines, of one state machine"),
 ];
 
-/// Run-time dependencies: the six, and the one that has its reason beside it in Cargo.toml.
+/// Run-time dependencies: the six, and those that have their reason beside them in Cargo.toml.
 const DEPENDENCIES: &[&str] = &["lexopt", "libc", "memmap2", "redis", "serde_json", "zmq"];
-const DEPENDENCIES_WITH_A_REASON: &[&str] = &["zmq-sys"];
+const DEPENDENCIES_WITH_A_REASON: &[&str] = &["rustls", "zmq-sys"];
 
 /// The top level, and nothing else but what `.gitignore` names.
 const TOP_LEVEL: &[&str] = &[

@@ -258,6 +258,19 @@ impl DaoServer {
         self.0.call(Op::Status)
     }
 
+    /// For whoever watches over this process: all threads of the daemon in it run, and the one through which everything
+    /// goes has answered just now. Gives a line on how it does, else what is wrong.
+    pub(crate) fn pulse(&self, patience: Duration) -> Result<String> {
+        let wrong = |what: String| Error::new(Kind::Os, what);
+        let daemon = self.0.daemon();
+        if let Some(name) = daemon.as_deref().and_then(Option::as_ref).and_then(|daemon| daemon.dead_thread())
+        {
+            return Err(wrong(format!("Thread {name} has ended.")));
+        }
+        drop(daemon);
+        operations::pulse(&*self.0.shared()?, patience)
+    }
+
     /// The Redis servers on port 6379 of the local subnets: see [`discover_redis`].
     ///
     /// # Errors

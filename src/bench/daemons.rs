@@ -199,6 +199,7 @@ impl Ground {
         if self._redis.is_some() {
             command.env_remove("REDISCLI_AUTH"); // ours has no password
         }
+        command.env_remove("NOTIFY_SOCKET"); // it is no service's main process
         command.args(["--hostname", hostname, "--transport", case.transport, "--role", "minion"]);
         command.args(["--advertise-ip", "127.0.0.1", "--bind", "127.0.0.1", "--log-level", "warn"]);
         command.args(["--base-pub-port", &free_port()?.min(60_000).to_string()]);

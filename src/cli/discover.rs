@@ -4,11 +4,9 @@ use super::commands::Discover;
 use super::output;
 use crate::control::discovery::{Found, Login, discover_redis_as};
 use crate::error::Result;
-use crate::settings::Secret;
 
 /// Scans and prints.
-pub fn run(asked: &Discover, username: Option<String>, password: Option<Secret>) -> Result<()> {
-    let login = password.map(|password| Login { username, password });
+pub fn run(asked: &Discover, login: Option<Login>) -> Result<()> {
     let found = discover_redis_as(asked.port, asked.timeout, asked.workers, login.as_ref(), &|| false)?;
     if asked.json {
         let array: serde_json::Value = found.iter().map(Found::to_json).collect();

@@ -85,6 +85,18 @@ pub static FLAGS: &[Flag] = &[
     row("redis-password-file", Some("FILE"), Default::Text("$REDISCLI_AUTH"), LOGIN,
         "file whose first line is Redis' password, which never stands on a command line",
         |t, v| some(&mut t.redis_password_file, typed::path(v))),
+    row("redis-tls", None, Default::None, LOGIN,
+        "speak TLS with Redis and verify its certificate; the static binary has it, others if built with --features redis-tls",
+        |t, _| on(&mut t.redis_tls)),
+    row("redis-ca", Some("FILE"), Default::Text("the authorities of this machine"), LOGIN,
+        "certificates (PEM) of the authorities that may have signed Redis' certificate",
+        |t, v| some(&mut t.redis_ca, typed::path(v))),
+    row("redis-cert", Some("FILE"), Default::None, LOGIN,
+        "our own certificate (PEM), for a Redis that asks for one, with its chain",
+        |t, v| some(&mut t.redis_cert, typed::path(v))),
+    row("redis-key", Some("FILE"), Default::None, LOGIN,
+        "the private key (PEM) of that certificate",
+        |t, v| some(&mut t.redis_key, typed::path(v))),
     row("role", Some("master|minion"), Default::Value("auto"), &[Daemon],
         "this machine's role; auto: master if Redis knows no live master, else minion",
         |t, v| put(&mut t.role, role(v))),
@@ -290,7 +302,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_daemon_is_there() {
         let mut wanted: Vec<&str> = "redis-host redis-port role heartbeat-interval base-pub-port discover \
-            redis-username redis-password-file shm-dir hostname advertise-ip bind read-only allow transport poll cpu rt-priority lock-memory control stdio log-level help \
+            redis-username redis-password-file redis-tls redis-ca redis-cert redis-key shm-dir hostname advertise-ip bind read-only allow transport poll cpu rt-priority lock-memory control stdio log-level help \
             version"
             .split_whitespace()
             .collect();

@@ -18,6 +18,7 @@ pub mod shm;
 pub mod status;
 pub mod typed;
 
+use crate::control::discovery::Login;
 use crate::error::{Error, Result};
 use crate::log;
 use commands::Command;
@@ -58,7 +59,14 @@ fn run(typed: &Typed, command: &Command) -> Result<()> {
         Command::Shm(asked) => return shm::run(asked, &typed.shm_dir),
         Command::Bench(asked) if asked.to.is_none() => return bench::run(asked, &typed.shm_dir),
         Command::Discover(asked) => {
-            return discover::run(asked, typed.redis_username.clone(), typed.password(password())?);
+            if typed.redis_tls {
+                crate::warn!(
+                    "a scan speaks no TLS: it finds only servers that answer without, and sends no password"
+                );
+                return discover::run(asked, None);
+            }
+            let login = |password| Login { username: typed.redis_username.clone(), password };
+            return discover::run(asked, typed.password(password())?.map(login));
         }
         _ => (),
     }

@@ -1,12 +1,14 @@
 //! What was typed, read value by value. [`Typed::settings`] turns it into what it means.
 
 use crate::dtype::{DType, Shape};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log::Level;
-use crate::settings::{Cidr, Polling, Role, Secret, Settings, Transport};
+use crate::settings::{Cidr, Polling, Role, Secret, Settings, Tls, Transport};
+use std::io::Read;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How `shm read` prints a frame.
@@ -31,6 +33,10 @@ pub struct Typed {
     pub discover: bool,
     pub redis_username: Option<String>,
     pub redis_password_file: Option<PathBuf>,
+    pub redis_tls: bool,
+    pub redis_ca: Option<PathBuf>,
+    pub redis_cert: Option<PathBuf>,
+    pub redis_key: Option<PathBuf>,
     pub shm_dir: PathBuf,
     pub hostname: Option<String>,
     pub advertise_ip: Option<Ipv4Addr>,
@@ -189,6 +195,7 @@ impl Typed {
         settings.redis_port = self.redis_port;
         settings.redis_username = self.redis_username.clone();
         settings.redis_password = self.password(password)?;
+        settings.redis_tls = self.tls()?;
         settings.role = self.role;
         settings.heartbeat_interval = self.heartbeat_interval;
         settings.base_pub_port = self.base_pub_port;
@@ -216,8 +223,17 @@ impl Typed {
         if let Some(name) = &self.redis_username {
             flags.extend(["--redis-username".into(), name.clone()]);
         }
-        if let Some(file) = &self.redis_password_file {
-            flags.extend(["--redis-password-file".into(), file.display().to_string()]);
+        if self.redis_tls {
+            flags.push("--redis-tls".into());
+        }
+        let files = [
+            ("--redis-password-file", &self.redis_password_file),
+            ("--redis-ca", &self.redis_ca),
+            ("--redis-cert", &self.redis_cert),
+            ("--redis-key", &self.redis_key),
+        ];
+        for (flag, file) in files {
+            flags.extend(file.iter().flat_map(|file| [flag.to_owned(), file.display().to_string()]));
         }
         flags
     }
@@ -227,11 +243,74 @@ impl Typed {
         let Some(path) = &self.redis_password_file else {
             return Ok(environment.filter(|password| !password.is_empty()).map(Secret::new));
         };
-        let wrong = |why: String| Error::usage(format!("--redis-password-file {}: {why}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|why| wrong(why.to_string()))?;
+        let text = secret_file("--redis-password-file", path)?;
         match text.lines().next() {
             Some(password) if !password.is_empty() => Ok(Some(Secret::new(password))),
-            _ => Err(wrong("its first line is empty".into())),
+            _ => Err(wrong_file("--redis-password-file", path, "its first line is empty")),
         }
     }
+
+    /// How Redis is spoken to.
+    fn tls(&self) -> Result<Option<Tls>> {
+        let rest = [("ca", &self.redis_ca), ("cert", &self.redis_cert), ("key", &self.redis_key)]
+            .map(|(name, file)| file.as_ref().map(|file| (format!("--redis-{name}"), file)));
+        if !self.redis_tls {
+            // Who names an authority does not mean to speak in the clear.
+            let stray = rest.into_iter().flatten().next();
+            return stray
+                .map_or(Ok(None), |(flag, _)| Err(Error::usage(format!("{flag} needs --redis-tls"))));
+        }
+        if !cfg!(feature = "redis-tls") {
+            let why = "--redis-tls: this daoserver was built without TLS; scripts/build-static makes one that has it, or \
+                       cargo build --release --features redis-tls.";
+            return Err(Error::new(Kind::NotImplemented, why));
+        }
+        let [ca, certificate, key] = rest;
+        let ca = ca.map(|(flag, file)| certificates(&flag, file)).transpose()?;
+        let identity = match (certificate, key) {
+            (None, None) => None,
+            (Some((flag, file)), Some((key_flag, key_file))) => {
+                Some((certificates(&flag, file)?, Secret::new(secret_file(&key_flag, key_file)?)))
+            }
+            _ => return Err(Error::usage("--redis-cert and --redis-key need each other".to_owned())),
+        };
+        Ok(Some(Tls { ca, identity }))
+    }
+}
+
+fn wrong_file(flag: &str, path: &Path, why: &str) -> Error {
+    Error::usage(format!("{flag} {}: {why}", path.display()))
+}
+
+/// A small text file: of a device or of what somebody took for another file no more than this is read.
+fn text_file(flag: &str, path: &Path) -> Result<(String, u32)> {
+    let read = || {
+        let file = std::fs::File::open(path)?;
+        let mode = file.metadata()?.permissions().mode();
+        let mut text = String::new();
+        let got = file.take(limits::SETTINGS_FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        if got as u64 > limits::SETTINGS_FILE_BYTES_MAX {
+            return Err(std::io::Error::other("it is too long"));
+        }
+        Ok((text, mode))
+    };
+    read().map_err(|why| wrong_file(flag, path, &why.to_string()))
+}
+
+/// A file with a secret in it: that everybody may read it is worth a warning.
+fn secret_file(flag: &str, path: &Path) -> Result<String> {
+    let (text, mode) = text_file(flag, path)?;
+    if mode & 0o004 != 0 {
+        let path = path.display();
+        crate::warn!("{flag} {path}: every user of this machine may read it; chmod o-rwx {path}");
+    }
+    Ok(text)
+}
+
+fn certificates(flag: &str, path: &Path) -> Result<String> {
+    let (text, _) = text_file(flag, path)?;
+    if !text.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(wrong_file(flag, path, "it holds no certificate in PEM form"));
+    }
+    Ok(text)
 }

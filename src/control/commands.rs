@@ -55,6 +55,8 @@ pub enum Command {
     PublisherEnded { name: String, boot_id: u64, why: Ended },
     /// A mirror ended by itself.
     MirrorEnded { key: StreamKey, number: u64, why: Ended },
+    /// Is `dao-command` at work? Answered in its turn.
+    Pulse { reply: Reply<()> },
     /// The daemon stops: streams end, mirrors that are wanted stay remembered.
     Stop,
 }

@@ -14,7 +14,7 @@ use crate::naming::host_name;
 use crate::naming::key::{MACHINES, MachineKey, parse_machine};
 use crate::os::interfaces;
 use crate::os::threads::lock;
-use crate::settings::Secret;
+use crate::settings::{Secret, Settings};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -57,6 +57,14 @@ pub struct Login {
     pub username: Option<String>,
     /// The password.
     pub password: Secret,
+}
+
+impl Login {
+    /// That of these settings. Where Redis is reached over TLS there is none: a scan speaks without.
+    pub fn of(settings: &Settings) -> Option<Login> {
+        let password = settings.redis_password.clone().filter(|_| settings.redis_tls.is_none())?;
+        Some(Login { username: settings.redis_username.clone(), password })
+    }
 }
 
 /// The Redis servers on `port` of every address of every local /24, sorted by address.

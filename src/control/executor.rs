@@ -158,6 +158,7 @@ impl Executor {
                 crate::warn!("mirror of '{}' of {} ended: {why}", key.1, key.0);
                 state.on_mirror_ended(key, number, why.to_string(), now);
             }
+            Command::Pulse { reply } => answer(&reply, Ok(())),
             Command::Stop => {}
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::control::bench::Scratches;
 use crate::control::commands::{Command, Commands};
+use crate::control::redis_client::{Refusal, describe, refusal};
 use crate::control::redis_link::{Health, open_for_messages};
 use crate::control::registry::{Entry, Registry, RemoteFacts};
 use crate::control::roles::Watch;
@@ -314,10 +315,19 @@ fn listen(
     stop: &Stop,
     mut on_turn: impl FnMut(Option<&str>),
 ) -> std::result::Result<(), String> {
-    let text = |error: redis::RedisError| error.to_string();
-    let mut connection = open_for_messages(&shared.settings)?;
+    let settings = &shared.settings;
+    let text = |error: redis::RedisError| {
+        let why = describe(&error, settings);
+        if refusal(&error) == Some(Refusal::NotPermitted) {
+            // Only hints go this way, and nobody would miss them; so it is said here.
+            shared.health.refused(&format!("No wake-ups from Redis at {}: {why}", settings.redis_address()));
+        }
+        why
+    };
+    let mut connection = open_for_messages(settings).map_err(text)?;
+    // As an ordinary command: `PubSub::subscribe` takes a refusal for a yes.
+    redis::cmd("SUBSCRIBE").arg(key::wake_channel(&settings.hostname)).exec(&mut connection).map_err(text)?;
     let mut messages = connection.as_pubsub();
-    messages.subscribe(key::wake_channel(&shared.settings.hostname)).map_err(text)?;
     messages.set_read_timeout(Some(Duration::from_millis(100))).map_err(text)?;
     let mut silent_since = Instant::now();
     while !stop.is_set() {
@@ -336,7 +346,7 @@ fn listen(
                     messages.set_read_timeout(Some(Duration::from_millis(100))).map_err(text)?;
                 }
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(text(error)),
         }
     }
     Ok(())

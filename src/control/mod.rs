@@ -21,6 +21,7 @@ pub mod operations;
 pub mod persist;
 pub mod places;
 pub mod reconcile;
+pub mod redis_client;
 pub mod redis_link;
 pub mod registration;
 pub mod registry;

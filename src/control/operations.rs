@@ -280,14 +280,23 @@ fn discover(shared: &Shared, caller: &Caller, scan: Scan) -> Result<Value> {
     if workers == 0 {
         return Err(Error::new(Kind::Os, "No descriptors are left for a scan; raise the limit (ulimit -n)."));
     }
-    let settings = &shared.settings;
-    let login = settings
-        .redis_password
-        .clone()
-        .map(|password| Login { username: settings.redis_username.clone(), password });
+    let login = Login::of(&shared.settings);
     let found =
         discover_redis_as(scan.port, scan.timeout, workers, login.as_ref(), &|| caller.gone.is_set())?;
     Ok(found.iter().map(Found::to_json).collect())
+}
+
+/// `dao-command` answers within this time: then a line on how the daemon does.
+pub fn pulse(shared: &Shared, patience: Duration) -> Result<String> {
+    let (reply, answered) = sync_channel(1);
+    shared.commands.offer(Command::Pulse { reply })?;
+    let late =
+        |_| Error::new(Kind::Timeout, format!("The command thread does not answer within {patience:?}."));
+    answered.recv_timeout(patience).map_err(late)??;
+    let redis = if shared.health.get().is_ok() { "Redis answers" } else { "Redis is away" };
+    let state = lock(&shared.state);
+    let (role, published, mirrors) = (state.me.role, state.publishers.len(), state.mirrors.len());
+    Ok(format!("{role}; {redis}; publishers: {published}; mirrors: {mirrors}"))
 }
 
 /// The JSON of `status --json`.
@@ -397,4 +406,33 @@ fn failed(why: &str) -> Map<String, Value> {
         "lost_known": null, "rate_hz": 0.0, "age_us": null,
     });
     if let Value::Object(map) = entry { map } else { Map::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::commands::Commands;
+    use crate::control::redis_link::Health;
+    use crate::control::state::{Identity, State};
+    use crate::settings::Settings;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_command_thread_that_hangs_has_no_pulse() {
+        let me = Identity { hostname: "m".into(), ip: Ipv4Addr::LOCALHOST, role: Role::Minion };
+        let (commands, queue) = Commands::new();
+        let shared = Shared::new(Settings::named("m"), State::new(me), commands, Arc::<Health>::default());
+        let why = pulse(&shared, Duration::from_millis(20)).unwrap_err();
+        assert_eq!(why.kind, Kind::Timeout);
+        let answers = std::thread::spawn(move || {
+            while let Ok(Command::Pulse { reply }) = queue.recv() {
+                let _ = reply.try_send(Ok(()));
+            }
+        });
+        let status = pulse(&shared, Duration::from_secs(10)).unwrap();
+        assert_eq!(status, "minion; Redis is away; publishers: 0; mirrors: 0");
+        drop(shared);
+        answers.join().unwrap();
+    }
 }

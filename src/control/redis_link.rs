@@ -3,13 +3,14 @@
 //! A connection that failed is dropped and never used again: what it may still deliver belongs to another question.
 
 use crate::control::clocks::ClockOffset;
+use crate::control::redis_client::{Refusal, client, describe, open, refusal};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log::Repeats;
 use crate::metrics;
 use crate::os::threads::lock;
 use crate::settings::Settings;
-use redis::io::tcp::TcpSettings;
-use redis::{Client, Connection, IntoConnectionInfo, RedisError, RedisResult};
+use redis::{Client, Connection, RedisError, RedisResult};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,26 @@ const REFUSES_WRITES: [&str; 7] =
 const REFUSED_BEFORE: Duration = Duration::from_secs(3);
 
 /// What `status` says of Redis: shared by all links of a daemon.
-#[derive(Default)]
 pub struct Health {
     last: Mutex<Option<std::result::Result<(), String>>>,
     silent: bool,
     /// Redis answers, and refuses to write: when last, and why.
     refused: Mutex<Option<(Instant, String)>>,
     clock: Mutex<Option<ClockOffset>>,
+    refusals: Repeats,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        let refusals = Repeats::new(Duration::from_secs(60));
+        Health {
+            last: Mutex::default(),
+            silent: false,
+            refused: Mutex::default(),
+            clock: Mutex::default(),
+            refusals,
+        }
+    }
 }
 
 impl Health {
@@ -74,6 +88,13 @@ impl Health {
         lock(&self.refused).as_ref().map(|(_, sentence)| sentence.clone())
     }
 
+    /// A permission that is missing: most callers only try again later, and would never tell.
+    pub fn refused(&self, why: &str) {
+        if !self.silent && self.refusals.due(why).is_some() {
+            crate::error!("{why}");
+        }
+    }
+
     /// What was measured last.
     pub fn clock(&self) -> Option<ClockOffset> {
         *lock(&self.clock)
@@ -94,7 +115,7 @@ impl Health {
 /// A link that connects when it is used and reconnects after a failure, not before a pause that grows.
 pub struct RedisLink {
     client: std::result::Result<Client, String>,
-    endpoint: String,
+    settings: Settings,
     connection: Option<Connection>,
     health: Arc<Health>,
     retry_at: Option<Instant>,
@@ -105,8 +126,8 @@ impl RedisLink {
     /// A link that is not connected yet.
     pub fn new(settings: &Settings, health: Arc<Health>) -> RedisLink {
         RedisLink {
-            client: client(settings).map_err(|error| describe(&error)),
-            endpoint: format!("{}:{}", settings.redis_host, settings.redis_port),
+            client: client(settings).map_err(|error| describe(&error, settings)),
+            settings: settings.clone(),
             connection: None,
             health,
             retry_at: None,
@@ -115,7 +136,8 @@ impl RedisLink {
     }
 
     fn unreachable(&self, why: &str) -> Error {
-        Error::new(Kind::Connection, format!("Cannot connect to Redis at {}: {why}", self.endpoint))
+        let address = self.settings.redis_address();
+        Error::new(Kind::Connection, format!("Cannot connect to Redis at {address}: {why}"))
     }
 
     fn connect(&mut self) -> Result<&mut Connection> {
@@ -124,7 +146,7 @@ impl RedisLink {
                 return Err(self.unreachable("it failed a moment ago and is tried again soon"));
             }
             let opened = match &self.client {
-                Ok(client) => open(client).map_err(|error| describe(&error)),
+                Ok(client) => open(client).map_err(|error| describe(&error, &self.settings)),
                 Err(why) => Err(why.clone()),
             };
             match opened {
@@ -157,7 +179,11 @@ impl RedisLink {
     pub fn run<T>(&mut self, work: impl Fn(&mut Connection) -> RedisResult<T>) -> Result<T> {
         let reused = self.connection.is_some();
         let mut result = work(self.connect()?);
-        if reused && result.as_ref().is_err_and(|error| answered(error).is_none() && !error.is_timeout()) {
+        if reused
+            && result.as_ref().is_err_and(|error| {
+                answered(error).is_none() && !error.is_timeout() && refusal(error).is_none()
+            })
+        {
             self.connection = None;
             result = work(self.connect()?);
         }
@@ -169,13 +195,24 @@ impl RedisLink {
                 self.health.accepts();
                 Ok(value)
             }
-            Err(error) => match answered(&error) {
-                Some(answer) => {
-                    self.health.refuses(&self.endpoint, &answer);
-                    Err(Error::new(Kind::Os, format!("Redis at {} refused: {error}", self.endpoint)))
-                }
-                None => Err(self.failed(&describe(&error))),
-            },
+            Err(error) => Err(self.explain(&error)),
+        }
+    }
+
+    fn explain(&mut self, error: &RedisError) -> Error {
+        match (refusal(error), answered(error)) {
+            // Another command may be permitted: the connection is as good as before.
+            (Some(Refusal::NotPermitted), _) => {
+                let why = self.unreachable(&describe(error, &self.settings));
+                self.health.refused(&why.message);
+                why
+            }
+            (None, Some(answer)) => {
+                let address = self.settings.redis_address();
+                self.health.refuses(&address, &answer);
+                Error::new(Kind::Os, format!("Redis at {address} refused: {error}"))
+            }
+            _ => self.failed(&describe(error, &self.settings)),
         }
     }
 
@@ -199,34 +236,9 @@ fn answered(error: &RedisError) -> Option<(String, String)> {
         .or_else(|| error.code().map(|code| (code.to_owned(), error.to_string())))
 }
 
-fn describe(error: &RedisError) -> String {
-    if error.is_timeout() { "it does not answer in time.".to_owned() } else { format!("{error}.") }
-}
-
-fn client(settings: &Settings) -> RedisResult<Client> {
-    let info = (settings.redis_host.clone(), settings.redis_port).into_connection_info()?;
-    let mut credentials = info.redis_settings().clone().set_skip_set_lib_name();
-    if let Some(password) = &settings.redis_password {
-        credentials = credentials.set_password(password.reveal());
-        if let Some(username) = &settings.redis_username {
-            credentials = credentials.set_username(username);
-        }
-    }
-    Client::open(
-        info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(credentials),
-    )
-}
-
-fn open(client: &Client) -> RedisResult<Connection> {
-    let connection = client.get_connection_with_timeout(limits::REDIS_CONNECT_TIMEOUT)?;
-    connection.set_read_timeout(Some(limits::REDIS_IO_TIMEOUT))?;
-    connection.set_write_timeout(Some(limits::REDIS_IO_TIMEOUT))?;
-    Ok(connection)
-}
-
 /// A connection of its own for pub/sub; the caller sets its read time-out.
-pub fn open_for_messages(settings: &Settings) -> std::result::Result<Connection, String> {
-    client(settings).and_then(|client| open(&client)).map_err(|error| describe(&error))
+pub fn open_for_messages(settings: &Settings) -> RedisResult<Connection> {
+    open(&client(settings)?)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod interfaces;
 pub mod locks;
+pub mod notify;
 pub mod poll;
 pub mod process;
 pub mod scheduling;

@@ -83,6 +83,11 @@ impl Handle {
         self.stop.set();
     }
 
+    /// Its name, once it has ended.
+    pub fn ended(&self) -> Option<&str> {
+        self.join.is_finished().then_some(&self.name)
+    }
+
     /// Waits for the thread to end, at most this long.
     pub fn join_within(self, time: Duration) -> Result<(), Late> {
         // A disconnect is an end as well: the sender lives as long as the thread's body.
@@ -139,7 +144,12 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let handle =
             spawn("t", Stop::new(), |_| panic!("boom {}", 1), move |said| sender.send(said).unwrap());
-        handle.unwrap().join_within(Duration::from_secs(10)).unwrap();
+        let handle = handle.unwrap();
+        while handle.ended().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(handle.ended(), Some("t"));
+        handle.join_within(Duration::from_secs(10)).unwrap();
         assert_eq!(receiver.recv().unwrap(), "boom 1");
     }
 
