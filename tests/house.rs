@@ -33,8 +33,8 @@ const ROOM_EXCEPTIONS: &[(&str, &str, &str)] = &[
 
 /// (file, why a test needs it)
 const UNSAFE_TESTS: &[(&str, &str)] = &[
+    ("tests/common/memory.rs", "counts what is allocated: an allocator is an unsafe trait"),
     ("tests/hot_path_memory.rs", "counts allocations: an allocator is an unsafe trait"),
-    ("tests/pickle_memory.rs", "counts what is allocated: an allocator is an unsafe trait"),
     ("tests/shm_hostile.rs", "makes FIFOs, and a mapping outside ours that must fault"),
     ("tests/shm_torture.rs", "plays the C library's writer, which stores without looking"),
 ];

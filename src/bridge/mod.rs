@@ -17,5 +17,6 @@ pub mod sockets;
 pub mod stats;
 pub mod streams;
 pub mod tcp;
+pub mod tcp_inlet;
 pub mod watch;
 pub mod worker;

@@ -157,6 +157,7 @@ impl Workshop {
         let refused = |why: String| Error::new(Kind::Os, why);
         self.check_descriptors().map_err(refused)?;
         let path = self.mirror_path(key);
+        self.check_own(key, &path)?;
         self.lock(key, &path)?;
         let segment = open_mirror(&path, &self.settings.shm_dir, &target)?;
         self.lock(key, &path)?; // it may be another file now
@@ -198,16 +199,29 @@ impl Workshop {
         match FileLock::take(path) {
             Ok(Some(lock)) => drop(self.locks.insert(key.clone(), lock)),
             Ok(None) => {
-                let sentence = format!(
-                    "Mirror {} is kept by another daemon of this machine; use that one.",
-                    path.display()
+                let same_name = self.locks.iter().find(|(_, lock)| lock.is_of(path));
+                let why = same_name.map_or_else(
+                    || "is kept by another daemon of this machine; use that one".to_owned(),
+                    |((host, name), _)| format!("is that of SHM '{name}' of '{host}' already"),
                 );
-                return Err(Error::new(Kind::Os, sentence));
+                return Err(Error::new(Kind::Os, format!("Mirror {} {why}.", path.display())));
             }
             // Not there yet, or nothing that can be kept: making it says so.
             Err(_) => {}
         }
         Ok(())
+    }
+
+    /// Is what stands under a mirror's name a mirror of ours, or nothing? Whatever else it is stays as it is.
+    pub fn check_own(&self, key: &StreamKey, path: &Path) -> Result<()> {
+        // One that we have written until now is ours, whatever was done to it since.
+        if self.locks.get(key).is_some_and(|lock| lock.is_of(path)) {
+            return Ok(());
+        }
+        shm::check_own(path).map_err(|why| {
+            let sentence = format!("Mirror {} is not made over a file that is none: {why}.", path.display());
+            Error::new(Kind::Os, sentence)
+        })
     }
 
     /// The write-back of this stream will not be.
