@@ -5,24 +5,21 @@
 mod memory;
 #[path = "common/mutate.rs"]
 mod mutate;
-#[path = "common/shm.rs"]
-mod shm_common;
 
 use daoserver::cli::commands::COMMANDS;
 use daoserver::cli::flags::FLAGS;
 use daoserver::cli::parse::{Parsed, parse};
 use daoserver::control::clocks::ClockOffset;
-use daoserver::control::persist::Memory;
+use daoserver::control::persist;
 use daoserver::dtype::{DType, Shape};
 use daoserver::error::ExitCode;
 use daoserver::naming::{host_name, key, mirror_name, segment_name, segment_path};
 use daoserver::wire::control::{Get, Op, Scan, answer, ask, parse_answer, parse_line};
 use daoserver::wire::record::{self, Record, RecordExtras, Request};
 use daoserver::wire::time;
-use daoserver::{Kind, limits, log};
+use daoserver::{Kind, limits};
 use memory::most_allocated;
 use mutate::{Mutations, pieces};
-use shm_common::Place;
 use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStringExt;
@@ -109,10 +106,6 @@ fn records() -> Vec<Vec<u8>> {
 /// Values of every kind, and keys: whatever is read as what.
 #[test]
 fn redis_values() {
-    log::set_level(log::Level::Error);
-    let place = Place::new();
-    let control = place.dir.join("c");
-    let memory_file = place.dir.join("c.memory");
     let mut seeds = records();
     seeds.extend(pieces(&[
         "[512, 512]",
@@ -128,13 +121,6 @@ fn redis_values() {
     ]));
     let mutations = Mutations { target: "redis_values", seeds, pieces: pieces(JSON), bytes_max: 20_000 };
     mutations.run(|input| {
-        std::fs::write(&memory_file, input).unwrap();
-        let cost = most_allocated(|| drop(Memory::open(&control)));
-        assert!(cost <= JSON_BYTES_A_BYTE * input.len() + CONSTANT_BYTES, "{cost} of {}", input.len());
-        let remembered = Memory::open(&control).1;
-        remembered.mirrors.iter().for_each(|mirror| inside(&mirror.key.0, &mirror.key.1));
-        remembered.ports.keys().for_each(|name| inside("rts", name));
-
         let Ok(text) = std::str::from_utf8(input) else { return };
         let cost = most_allocated(|| read_as_everything(text));
         assert!(cost <= JSON_BYTES_A_BYTE * input.len() + CONSTANT_BYTES, "{cost} of {}", input.len());
@@ -157,6 +143,11 @@ fn said(why: &str) {
 }
 
 fn read_as_everything(text: &str) {
+    // What the daemon remembers is a file, and JSON as well.
+    if let Some(remembered) = persist::parse(text) {
+        remembered.mirrors.iter().for_each(|mirror| inside(&mirror.key.0, &mirror.key.1));
+        remembered.ports.keys().for_each(|name| inside("rts", name));
+    }
     match Request::parse(text) {
         Ok(request) => {
             assert!(host_name(&request.client_hostname).is_ok() && request.transport.len() <= 128);

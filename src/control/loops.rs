@@ -14,7 +14,7 @@ use crate::naming::{host_name, key, segment_name};
 use crate::os::threads::Stop;
 use crate::os::threads::lock;
 use crate::settings::{Role, Settings};
-use crate::shm::{self, Advice, OpenError};
+use crate::shm::{self, Advice, OpenError, ScanEntry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -123,7 +123,7 @@ struct Synchronized {
     /// Names of an earlier run that may still stand there.
     leftover: BTreeSet<String>,
     passes: u64,
-    contests: Repeats,
+    repeats: Repeats,
 }
 
 /// `dao-shm-sync`: local segments against the registry, once a second while this machine stands there.
@@ -133,7 +133,7 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
         entries: None,
         leftover: BTreeSet::new(),
         passes: 0,
-        contests: Repeats::new(Duration::from_secs(60)),
+        repeats: Repeats::new(Duration::from_secs(60)),
     };
     let mut unfinished = BTreeSet::new();
     loop {
@@ -145,7 +145,15 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
             continue;
         }
         synchronized.leftover.extend(shared.take_leftover());
-        let found = scan(shared, &mut unfinished);
+        let Some(found) = scan(shared, &mut unfinished) else {
+            if synchronized.repeats.due("blind").is_some() {
+                crate::warn!("no descriptor is free: segments that come and go are not noticed for now");
+            }
+            if stop.wait(limits::SHM_SYNC_INTERVAL) {
+                return;
+            }
+            continue;
+        };
         let files: BTreeMap<String, PathBuf> =
             found.iter().map(|(name, (path, _))| (name.clone(), path.clone())).collect();
         // A full queue: the next pass tells again.
@@ -165,14 +173,20 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
     }
 }
 
+/// Segments by name: file, shape and type.
+type Found = BTreeMap<String, (PathBuf, (Shape, DType))>;
+
 /// The segments that can be served. What cannot is said once for each reason; a file that somebody is about to finish
-/// only if it was unfinished in the last pass already.
-fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> BTreeMap<String, (PathBuf, (Shape, DType))> {
+/// only if it was unfinished in the last pass already. `None`: nothing can be opened, and so nothing be known of any.
+fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> Option<Found> {
     let directory = &shared.settings.shm_dir;
     let mut good = BTreeMap::new();
     let mut waited_for = BTreeSet::new();
     let mut bad = BTreeMap::new();
     match shm::scan(directory) {
+        // Somebody may have opened connections until none was left: our segments are there all the same.
+        Err(error) if OpenError::io("read", &error).is_want_of_descriptors() => return None,
+        Ok(entries) if entries.iter().any(ScanEntry::is_want_of_descriptors) => return None,
         Err(error) => {
             drop(bad.insert(directory.display().to_string(), format!("it cannot be read: {error}")))
         }
@@ -213,7 +227,7 @@ fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> BTreeMap<String, 
         }
     }
     *said = bad;
-    good
+    Some(good)
 }
 
 fn synchronize(
@@ -227,7 +241,7 @@ fn synchronize(
     known.passes += 1;
     let entry = registry.machine_entry(host, me.ip, me.role.name())?;
     if let Entry::Contested(other) = entry
-        && known.contests.due("contested").is_some()
+        && known.repeats.due("contested").is_some()
     {
         crate::error!(
             "another daemon is registered as '{host}', from {other}: give one of them another --hostname"

@@ -7,6 +7,7 @@ use crate::control::loops::Shared;
 use crate::control::operations::{self, Caller};
 use crate::error::{Error, Kind, Result};
 use crate::limits;
+use crate::log::Repeats;
 use crate::os::threads::{Stop, spawn};
 use crate::os::{poll, process};
 use crate::wire::control::Op;
@@ -57,6 +58,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
 /// The body of `dao-control`.
 pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
     let connections = Arc::new(AtomicUsize::new(0));
+    let refusals = Repeats::new(Duration::from_secs(60));
     let mut number = 0u64;
     while !stop.is_set() {
         match listener.accept() {
@@ -93,7 +95,11 @@ pub fn serve(listener: &UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                 stop.wait(Duration::from_millis(10));
             }
             Err(error) => {
-                crate::warn!("the control socket does not accept: {error}");
+                if let Some(left_out) = refusals.due("") {
+                    crate::warn!(
+                        "the control socket does not accept: {error} ({left_out} more times since the last line)"
+                    );
+                }
                 stop.wait(Duration::from_millis(500));
             }
         }

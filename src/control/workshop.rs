@@ -199,12 +199,11 @@ impl Workshop {
         match FileLock::take(path) {
             Ok(Some(lock)) => drop(self.locks.insert(key.clone(), lock)),
             Ok(None) => {
-                let same_name = self.locks.iter().find(|(_, lock)| lock.is_of(path));
-                let why = same_name.map_or_else(
-                    || "is kept by another daemon of this machine; use that one".to_owned(),
-                    |((host, name), _)| format!("is that of SHM '{name}' of '{host}' already"),
+                let sentence = format!(
+                    "Mirror {} is kept by another daemon of this machine; use that one.",
+                    path.display()
                 );
-                return Err(Error::new(Kind::Os, format!("Mirror {} {why}.", path.display())));
+                return Err(Error::new(Kind::Os, sentence));
             }
             // Not there yet, or nothing that can be kept: making it says so.
             Err(_) => {}

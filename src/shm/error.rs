@@ -85,6 +85,11 @@ impl OpenError {
         }
     }
 
+    /// Could nothing at all be opened just then? It says nothing of the file.
+    pub fn is_want_of_descriptors(&self) -> bool {
+        matches!(self, OpenError::Io { errno: libc::EMFILE | libc::ENFILE, .. })
+    }
+
     /// Whether to wait, to retry or to report it once.
     pub fn advice(&self) -> Advice {
         match self {

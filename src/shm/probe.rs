@@ -57,6 +57,13 @@ pub struct ScanEntry {
     pub facts: Result<Facts, OpenError>,
 }
 
+impl ScanEntry {
+    /// Could nothing at all be opened just then?
+    pub fn is_want_of_descriptors(&self) -> bool {
+        self.facts.as_ref().is_err_and(OpenError::is_want_of_descriptors)
+    }
+}
+
 /// Opens a regular file without following a link, waiting for a FIFO's other end or leaking into a child.
 pub(super) fn open_file(path: &Path, writable: bool) -> Result<File, OpenError> {
     let mut options = OpenOptions::new();

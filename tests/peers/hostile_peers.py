@@ -21,11 +21,12 @@ from common import say
 
 PIXELS = bytes(range(256)) * 2
 TRAILER_KEY = int.from_bytes(b"DAOfDAOf", "little")
-# ZMTP 3.0, no security: greeting, READY of a SUB, a subscription to everything.
+# ZMTP 3.0, no security: greeting, READY of a SUB; behind it SUBSCRIBE, to everything.
 ZMTP = (
     b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-    + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB" + b"\x00\x01\x01"
+    + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB"
 )
+SUBSCRIBE = b"\x00\x01\x01"
 
 
 def header(boot: int, seq: int, *, shape: tuple[int, ...] = (16, 16), length: int = 512, offset: int = 128, atype: int = 3) -> bytes:
@@ -53,6 +54,12 @@ def crowd(options: argparse.Namespace) -> None:
             held.append(peer)
         except OSError:
             refused += 1
+    time.sleep(0.5)  # libzmq hangs up on who does not wait for its own READY
+    for peer in held if options.says == ZMTP else []:
+        try:
+            peer.sendall(SUBSCRIBE)
+        except OSError:
+            refused += 1
     say(event="held", number=len(held), refused=refused)
     time.sleep(max(0.0, end - time.monotonic()))
     say(event="done")
@@ -68,6 +75,7 @@ def flood(options: argparse.Namespace) -> None:
                 connections += 1
                 peer.settimeout(0.5)
                 peer.sendall(options.first)
+                time.sleep(0.02)
                 while time.monotonic() < end:
                     sent += peer.send(block)
         except OSError:
@@ -138,7 +146,7 @@ def zmq_publisher(options: argparse.Namespace) -> None:
     say(event="bound")
     server.recv()  # a subscription
     for name, pieces, _ in faults(options.boot):
-        server.send_multipart([b"daoFrame1", b"".join(pieces)[:4000]])
+        server.send_multipart([b"daoFrame1", b"".join(pieces)[:640]])
         say(event="sent", name=name)
         time.sleep(0.02)
     server.send_multipart([b"daoFrame1"])
