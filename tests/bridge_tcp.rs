@@ -56,7 +56,7 @@ fn who_says_anything_but_hello_is_turned_away_and_nobody_else_notices() {
         stranger(&stream, &hello(stream.started.boot_id ^ 1)),
         stranger(&stream, &[hello(stream.started.boot_id).as_slice(), b"AAAAB"].concat()),
     ];
-    let mut silent = stranger(&stream, &[0; HELLO_BYTES - 1]);
+    let mut silent = stranger(&stream, &hello(stream.started.boot_id)[..HELLO_BYTES - 1]);
     for number in 1..200u8 {
         stream.write(number);
         stream.pump(&mut [&mut follower], "the frame", |_, m| m[0].pixel() == number);

@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn an_id_of_many_digits_comes_back_as_it_was() {
-        for id in ["4.29496718446744e+29", "1776.9218357391234", "[0.30000000000000004]"] {
+        for id in ["4.29496718446744e+29", "1732299132.1234567", "[0.30000000000000004]"] {
             let asked = parse_line(&format!("{{\"id\": {id}, \"op\": \"ping\"}}"));
             assert!(answer(&asked.id, &Ok(Value::Null)).contains(&format!("\"id\":{id}")), "{id}");
         }
