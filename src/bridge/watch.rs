@@ -278,7 +278,7 @@ mod tests {
         while begun.elapsed() < Duration::from_millis(20) {
             watch.wait(0, || false, none(), Duration::from_millis(20)); // nothing: the whole time
         }
-        wait_for(&mut watch, &path, 0, || drop(writer.write(&[1; 4]).unwrap()));
+        wait_for(&mut watch, &path, 0, || _ = writer.write(&[1; 4]).unwrap());
         watch.wait(0, || true, none(), Duration::from_secs(60)); // it has come already: at once
         let (mut there, here) = std::os::unix::net::UnixStream::pair().unwrap();
         there.write_all(b"x").unwrap();
@@ -295,7 +295,7 @@ mod tests {
         let watcher = Arc::new(Watcher::default());
         let mut watch = watcher.watch(&path).unwrap();
         for seen in 0..3 {
-            wait_for(&mut watch, &path, seen, || drop(writer.write(&[1; 4]).unwrap()));
+            wait_for(&mut watch, &path, seen, || _ = writer.write(&[1; 4]).unwrap());
             assert!(watch.ring.as_ref().unwrap().rings);
         }
         writer.write(&[2; 4]).unwrap(); // its post is there before anybody waits for it
@@ -313,10 +313,10 @@ mod tests {
         let mut watch = watcher.watch(&path).unwrap();
         silence(&path); // after it was opened: this writer finds none
         let mut writer = Writer::new(Segment::open(&path, Access::ReadWrite).unwrap()).unwrap();
-        wait_for(&mut watch, &path, 0, || drop(writer.write(&[1; 4]).unwrap()));
+        wait_for(&mut watch, &path, 0, || _ = writer.write(&[1; 4]).unwrap());
         watch.wait(1, || false, none(), Duration::from_millis(1));
         assert!(!watch.ring.as_ref().unwrap().rings);
-        wait_for(&mut watch, &path, 1, || drop(writer.write(&[1; 4]).unwrap()));
+        wait_for(&mut watch, &path, 1, || _ = writer.write(&[1; 4]).unwrap());
         shm::remove(&path).unwrap();
     }
 }

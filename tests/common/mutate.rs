@@ -3,7 +3,7 @@
 //!
 //! The input of number n under the seed s is that of number 0 under the seed s + n: whatever fails can be had again at
 //! once. `DAOSERVER_FUZZ_SECONDS` (fractions allowed) and `DAOSERVER_FUZZ_SEED` are read from the environment.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests; scripts/fuzz reads what they print
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
