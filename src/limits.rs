@@ -80,6 +80,9 @@ pub const QUEUE_FRAMES_MAX: usize = 64;
 pub const LARGE_FRAME_BYTES: usize = 64 << 20;
 /// Send buffers of one publisher when its subscribers are stuck at different frames; never fewer than it needs.
 pub const POOL_BYTES_MAX: usize = 256 << 20;
+/// Subscribers of one publisher that may be stuck, each at frames of its own, before the others miss any, where
+/// [`POOL_BYTES_MAX`] has room for them.
+pub const STUCK_SUBSCRIBERS: usize = 64;
 /// Smallest and largest kernel buffer of a stream, bytes; between them two frames.
 pub const SOCKET_BUFFER_BYTES: (usize, usize) = (128 * 1024, 4 * 1024 * 1024);
 

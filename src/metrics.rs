@@ -53,6 +53,8 @@ table! {
     SEGMENT_FILES_REFUSED = "segment_files_refused";
     /// Peers that --allow kept out: requests and connections.
     PEERS_REFUSED = "peers_refused";
+    /// Connections over TCP that were ended for what they said, or did not, or because there were too many.
+    CONNECTIONS_REFUSED = "connections_refused";
     /// Clients evicted for want of a heartbeat.
     CLIENTS_EVICTED = "clients_evicted";
     /// Machines removed by this master.

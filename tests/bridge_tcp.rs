@@ -56,7 +56,7 @@ fn who_says_anything_but_hello_is_turned_away_and_nobody_else_notices() {
         stranger(&stream, &hello(stream.started.boot_id ^ 1)),
         stranger(&stream, &[hello(stream.started.boot_id).as_slice(), b"AAAAB"].concat()),
     ];
-    let mut silent = stranger(&stream, &[0; HELLO_BYTES - 1]);
+    let mut silent = stranger(&stream, &hello(stream.started.boot_id)[..HELLO_BYTES - 1]);
     for number in 1..200u8 {
         stream.write(number);
         stream.pump(&mut [&mut follower], "the frame", |_, m| m[0].pixel() == number);
@@ -145,4 +145,27 @@ fn a_publisher_that_sends_garbage_or_half_a_message_is_left_and_met_again() {
     assert_eq!(stats.frames.load(Relaxed), 0);
     assert!(stats.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>() >= 2);
     assert_eq!(FRAME_BYTES, 256);
+}
+
+#[test]
+fn questions_without_end_take_no_frame_from_anybody() {
+    let mut stream = Stream::new(1);
+    let mut follower = stream.follow("m");
+    let port = stream.started.tcp_port.unwrap();
+    let greeting = hello(stream.started.boot_id);
+    let asking = std::thread::spawn(move || {
+        let mut peer = TcpStream::connect((LOOPBACK, port)).unwrap();
+        peer.write_all(&greeting).unwrap();
+        // As fast as they go: the publisher never sees the end of them, and hangs up.
+        while peer.write_all(&[b'A'; 65_536]).is_ok() {}
+    });
+    let mut number = 0u8;
+    eventually("it is turned away", || {
+        number = number.wrapping_add(1);
+        stream.write(number);
+        stream.pump(&mut [&mut follower], "the frame", |_, m| m[0].pixel() == number);
+        asking.is_finished()
+    });
+    asking.join().unwrap();
+    assert_eq!(follower.lost(), 0);
 }

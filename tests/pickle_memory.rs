@@ -1,56 +1,15 @@
 //! What decoding a message may cost, whatever the message says: one frame and a small constant of memory.
 #![allow(clippy::unwrap_used)]
-#![allow(unsafe_code)] // an allocator is an unsafe trait; this one only counts
+
+#[path = "common/memory.rs"]
+mod memory;
 
 use daoserver::dtype::{DType, Shape};
 use daoserver::wire::pickle::{Frame, decode};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use std::path::Path;
-
-struct Counting;
-
-thread_local! {
-    static NOW: Cell<isize> = const { Cell::new(0) };
-    static MOST: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    // A thread that ends has no counters any more; nothing is measured there.
-    let _ = NOW.try_with(|now| {
-        now.set(now.get() + bytes);
-        let _ = MOST.try_with(|most| most.set(most.get().max(now.get())));
-    });
-}
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use memory::most_allocated;
 
 /// Values, tuples, stack and memo of the most complex message that is looked at to its end.
 const CONSTANT_BYTES: usize = 64 * 1024;
-
-/// Most bytes that stood allocated at any time meanwhile, beyond those before.
-fn most_allocated(work: impl FnOnce()) -> usize {
-    let before = NOW.get();
-    MOST.set(before);
-    work();
-    (MOST.get() - before) as usize
-}
 
 /// Decodes as a mirror of `frame_bytes` does: pixels are asked for only if shape and type are the mirror's.
 fn cost(message: &[u8], shape: &Shape, dtype: DType) -> usize {
@@ -151,36 +110,4 @@ fn a_hostile_message_costs_no_more_than_the_frame_that_is_expected() {
             );
         }
     }
-}
-
-#[test]
-fn mutated_messages_cost_no_more_than_the_frame_they_are() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickle");
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64; // always the same mutations
-    let mut random = move || {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed as usize
-    };
-    let mut files = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|end| end != "pickle") {
-            continue;
-        }
-        files += 1;
-        let golden = std::fs::read(&path).unwrap();
-        for _ in 0..200 {
-            let mut message = golden.clone();
-            for _ in 0..1 + random() % 4 {
-                let at = random() % message.len();
-                message[at] = random() as u8;
-            }
-            // No array is larger than its message, so a frame of that size is the bound for all.
-            let cost = most_allocated(|| drop(decode(&message)));
-            assert!(cost <= message.len() + CONSTANT_BYTES, "{}: {cost}", path.display());
-        }
-    }
-    assert_eq!(files, 96);
 }

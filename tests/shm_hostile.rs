@@ -5,12 +5,11 @@
 #[path = "common/shm.rs"]
 mod common;
 
-use common::{Place, golden_dir, manifest, spec, wait_until};
+use common::{Place, golden_dir, spec, wait_until};
 use daoserver::dtype::DType;
 use daoserver::shm::{
     self, Access, Advice, FrameMeta, Layout, OpenError, Outcome, Reader, Segment, WriteError, Writer,
 };
-use proptest::prelude::*;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
@@ -441,60 +440,4 @@ fn an_eleventh_semaphore_is_cut_off() {
     assert_eq!(shm::semaphore_count(&base), 12);
     shm::create(&path, &spec("8x8", DType::U8, 1), &[]).unwrap();
     assert_eq!(shm::semaphore_count(&base), 10);
-}
-
-/// Reads whatever opens, all the ways there are.
-fn exercise(path: &Path) {
-    let _ = shm::probe(path);
-    if let Ok(segment) = Segment::open(path, Access::ReadWrite) {
-        let mut frame = vec![0; segment.spec().frame_bytes()];
-        segment.keywords();
-        segment.newest();
-        segment.meta(u32::MAX);
-        let mut reader = Reader::new(segment);
-        reader.has_news();
-        for _ in 0..3 {
-            reader.read_next(&mut frame);
-            reader.read_newest(&mut frame);
-            reader.still_whole();
-        }
-        let mut writer = Writer::new(Segment::open(path, Access::ReadWrite).unwrap()).unwrap();
-        let _ = writer.write(&frame);
-        let _ = writer.set_keywords(&[]);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    #[test]
-    fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..6000)) {
-        let place = Place::new();
-        fs::write(place.path("random"), &bytes).unwrap();
-        exercise(&place.path("random"));
-    }
-
-    #[test]
-    fn mutated_goldens_never_panic(
-        which in any::<proptest::sample::Index>(),
-        changes in proptest::collection::vec((0usize..260, any::<u8>()), 1..6),
-        ring in proptest::option::of((0usize..8, any::<u8>())),
-        cut in proptest::option::of(any::<proptest::sample::Index>()),
-    ) {
-        let entries = manifest();
-        let file = which.get(&entries)["file"].as_str().unwrap();
-        let mut bytes = fs::read(golden_dir().join(file)).unwrap();
-        for (offset, value) in changes {
-            bytes[offset] = value;
-        }
-        if let Some((offset, value)) = ring {
-            bytes[4296 + offset] = value;
-        }
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
-        }
-        let place = Place::new();
-        fs::write(place.path("mutated"), &bytes).unwrap();
-        exercise(&place.path("mutated"));
-    }
 }

@@ -5,6 +5,7 @@ use crate::log::Repeats;
 use crate::metrics;
 use crate::os::threads::Stop;
 use crate::settings::{Cidr, allows};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Who may come in, over either transport.
@@ -31,6 +32,31 @@ impl Door {
             }
         }
         good
+    }
+}
+
+/// Counts a connection that is ended for what it does, and says so now and then.
+pub struct TurnedAway {
+    port: u16,
+    said: Repeats,
+}
+
+impl TurnedAway {
+    /// At this port of ours.
+    pub fn new(port: u16) -> TurnedAway {
+        TurnedAway { port, said: Repeats::new(Duration::from_secs(60)) }
+    }
+
+    /// One more, for this reason.
+    pub fn count(&self, from: Option<IpAddr>, why: &str) {
+        metrics::CONNECTIONS_REFUSED.add(1);
+        if let Some(left_out) = self.said.due(why) {
+            let from = from.map_or_else(|| "somewhere".to_owned(), |ip| ip.to_string());
+            crate::warn!(
+                "a connection from {from} to port {} is ended: {why} ({left_out} more of this kind since the last line)",
+                self.port
+            );
+        }
     }
 }
 

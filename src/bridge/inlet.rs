@@ -2,7 +2,7 @@
 
 use crate::bridge::mirror::Source;
 use crate::bridge::sockets::SubSocket;
-use crate::bridge::tcp::{Taken, TcpInlet};
+use crate::bridge::tcp_inlet::{Taken, TcpInlet};
 use crate::wire::frame::Refused;
 use std::time::Duration;
 

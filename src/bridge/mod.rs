@@ -19,5 +19,6 @@ pub mod sockets;
 pub mod stats;
 pub mod streams;
 pub mod tcp;
+pub mod tcp_inlet;
 pub mod watch;
 pub mod worker;

@@ -51,6 +51,11 @@ impl Outlet {
         self.tcp.as_mut().map_or(0, |tcp| tcp.send(head, seq, pixels, keywords, only_asking))
     }
 
+    /// No buffer is free: who keeps one for too long over TCP is ended.
+    pub fn end_slow(&mut self) {
+        self.tcp.iter_mut().for_each(TcpOutlet::end_slow);
+    }
+
     /// Goes on with what has not left whole. Is there any?
     pub fn progress(&mut self) -> bool {
         let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.is_sending()) else { return false };

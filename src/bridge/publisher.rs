@@ -173,7 +173,8 @@ impl Publisher {
         // One being filled, those in a queue, one on its way. Of large frames fewer: more are made when they are needed.
         let large = if frame_bytes > limits::QUEUE_BYTES { 3 } else { queue + 2 };
         let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { large };
-        let buffers_max = (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, 4 * buffers);
+        let buffers_max =
+            (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, limits::STUCK_SUBSCRIBERS * buffers);
         let mut reader = Reader::new(segment);
         if back.is_some() {
             // What stands in a mirror already came from its owner, or was written before anybody asked for it.
@@ -215,6 +216,7 @@ impl Publisher {
         let Some(index) = self.pool.acquire() else {
             // Every buffer is in some stuck subscriber's queue: nobody gets this frame.
             self.starved = true;
+            self.outlet.end_slow();
             return Ok(0);
         };
         let buffer = self.pool.buffer_mut(index);

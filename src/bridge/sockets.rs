@@ -36,6 +36,7 @@ fn set_common(socket: &zmq::Socket, frame_bytes: usize) -> zmq::Result<()> {
     socket.set_heartbeat_ivl(1_000)?;
     let transfer_ms = frame_bytes / 10_000; // ten frames at 100 MB/s
     socket.set_heartbeat_timeout(transfer_ms.clamp(3_000, 60_000) as i32)?;
+    socket.set_handshake_ivl(5_000)?; // who says nothing keeps a descriptor for so long, not for 30 s
     socket.set_reconnect_ivl(100)?;
     socket.set_reconnect_ivl_max(2_000)?;
     socket.set_tcp_keepalive(1)

@@ -205,7 +205,6 @@ mod tests {
     use super::*;
     use crate::error::ExitCode;
     use crate::settings::Settings;
-    use proptest::prelude::*;
 
     fn line(text: &str) -> Result<Parsed> {
         parse(text.split_whitespace().map(Into::into))
@@ -304,28 +303,5 @@ mod tests {
         assert!(matches!(line("shm -h"), Ok(Parsed::HelpShm)));
         assert!(matches!(line("-h"), Ok(Parsed::Help)));
         assert!(matches!(line("--version"), Ok(Parsed::Version)));
-    }
-
-    fn a_word() -> impl Strategy<Value = OsString> {
-        let known: Vec<String> = FLAGS
-            .iter()
-            .map(|flag| format!("--{}", flag.long))
-            .chain(COMMANDS.iter().flat_map(|row| row.words.split(' ').map(str::to_owned)))
-            .chain(["-", "--", "=", "--=", "-1", "8x6", "float32", "a=b", "/"].map(str::to_owned))
-            .collect();
-        prop_oneof![
-            proptest::sample::select(known).prop_map(OsString::from),
-            ".{0,12}".prop_map(OsString::from),
-            proptest::collection::vec(any::<u8>(), 0..12).prop_map(std::os::unix::ffi::OsStringExt::from_vec),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_words_panic(words in proptest::collection::vec(a_word(), 0..10)) {
-            if let Err(why) = parse(words) {
-                prop_assert_eq!(why.exit_code(), ExitCode::Usage);
-            }
-        }
     }
 }

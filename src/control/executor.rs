@@ -431,8 +431,9 @@ impl Executor {
     /// Takes away what a mirror leaves: its file, its semaphores, our heartbeat at the owner.
     fn forget(&mut self, key: &StreamKey) {
         let path = self.workshop.mirror_path(key);
-        // Not one that another daemon keeps.
-        if self.workshop.lock(key, &path).is_ok()
+        // Not one that another daemon keeps, nor what is no mirror.
+        if self.workshop.check_own(key, &path).is_ok()
+            && self.workshop.lock(key, &path).is_ok()
             && let Err(error) = shm::remove(&path)
             && error.kind() != std::io::ErrorKind::NotFound
         {

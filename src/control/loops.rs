@@ -2,6 +2,7 @@
 
 use crate::control::bench::Scratches;
 use crate::control::commands::{Command, Commands};
+use crate::control::files::served;
 use crate::control::redis_client::{Refusal, describe, refusal};
 use crate::control::redis_link::{Health, open_for_messages};
 use crate::control::registry::{Entry, Registry, RemoteFacts};
@@ -16,7 +17,6 @@ use crate::naming::{host_name, key, segment_name};
 use crate::os::threads::Stop;
 use crate::os::threads::lock;
 use crate::settings::{Role, Settings};
-use crate::shm::{self, Advice, OpenError};
 use crate::wire::bench;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -126,7 +126,7 @@ struct Synchronized {
     /// Names of an earlier run that may still stand there.
     leftover: BTreeSet<String>,
     passes: u64,
-    contests: Repeats,
+    repeats: Repeats,
 }
 
 /// `dao-shm-sync`: local segments against the registry, once a second while this machine stands there.
@@ -136,7 +136,7 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
         entries: None,
         leftover: BTreeSet::new(),
         passes: 0,
-        contests: Repeats::new(Duration::from_secs(60)),
+        repeats: Repeats::new(Duration::from_secs(60)),
     };
     let mut unfinished = BTreeSet::new();
     loop {
@@ -148,10 +148,10 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
             continue;
         }
         synchronized.leftover.extend(shared.take_leftover());
-        let found = match scan(shared, &mut unfinished) {
+        let found = match served(shared, &mut unfinished) {
             Ok(found) => found,
             Err(error) => {
-                if synchronized.contests.due("short").is_some() {
+                if synchronized.repeats.due("short").is_some() {
                     crate::warn!("segments cannot be looked at ({error}); what is registered stays so");
                 }
                 if stop.wait(limits::SHM_SYNC_INTERVAL) {
@@ -179,61 +179,6 @@ pub fn shm_sync(shared: &Shared, stop: &Stop) {
     }
 }
 
-/// Segments by name: file, shape and type.
-type Segments = BTreeMap<String, (PathBuf, (Shape, DType))>;
-
-/// The segments that can be served. What cannot is said once for each reason; a file that somebody is about to finish
-/// only if it was unfinished in the last pass already. `Err`: this process has nothing left to look with.
-fn scan(shared: &Shared, unfinished: &mut BTreeSet<String>) -> std::io::Result<Segments> {
-    let directory = &shared.settings.shm_dir;
-    let mut good = BTreeMap::new();
-    let mut waited_for = BTreeSet::new();
-    let mut bad = BTreeMap::new();
-    match shm::scan(directory) {
-        Err(error) if shm::short(&error) => return Err(error),
-        Err(error) => {
-            drop(bad.insert(directory.display().to_string(), format!("it cannot be read: {error}")))
-        }
-        Ok(entries) => {
-            for entry in entries {
-                if entry.facts.as_ref().is_err_and(|error| error.advice() == Advice::Wait)
-                    && waited_for.insert(entry.file_name.clone())
-                    && !unfinished.contains(&entry.file_name)
-                {
-                    continue;
-                }
-                let usable = entry.name.and_then(|name| match entry.facts {
-                    Ok(facts) if facts.on_gpu => Err(OpenError::OnGpu.to_string()),
-                    Ok(facts) => Ok((name, facts)),
-                    Err(error) => Err(error.to_string()),
-                });
-                match usable {
-                    Ok((name, _)) if good.contains_key(&name) => {
-                        bad.insert(
-                            entry.file_name,
-                            format!("another file is registered as '{name}' already"),
-                        );
-                    }
-                    Ok((name, facts)) => {
-                        good.insert(name, (facts.path, (facts.spec.shape, facts.spec.dtype)));
-                    }
-                    Err(why) => drop(bad.insert(entry.file_name, why)),
-                }
-            }
-        }
-    }
-    *unfinished = waited_for;
-    let mut said = lock(&shared.refused_files);
-    for (file, why) in &bad {
-        if said.get(file) != Some(why) {
-            metrics::SEGMENT_FILES_REFUSED.add(1);
-            crate::warn!("{} is not served: {why}", file.escape_debug());
-        }
-    }
-    *said = bad;
-    Ok(good)
-}
-
 fn synchronize(
     shared: &Shared,
     registry: &mut Registry,
@@ -245,7 +190,7 @@ fn synchronize(
     known.passes += 1;
     let entry = registry.machine_entry(host, me.ip, me.role.name())?;
     if let Entry::Contested(other) = entry
-        && known.contests.due("contested").is_some()
+        && known.repeats.due("contested").is_some()
     {
         crate::error!(
             "another daemon is registered as '{host}', from {other}: give one of them another --hostname"

@@ -15,6 +15,7 @@ pub mod conversation;
 pub mod discovery;
 pub mod entries;
 pub mod executor;
+pub mod files;
 pub mod holders;
 pub mod loops;
 pub mod operations;

@@ -86,7 +86,8 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-fn parse(text: &str) -> Option<Remembered> {
+/// Reads the file's text; what makes no sense in it is left out.
+pub fn parse(text: &str) -> Option<Remembered> {
     let value: Value = serde_json::from_str(text).ok()?;
     let mirror = |entry: &Value| {
         let field = |name: &str| entry.get(name).and_then(Value::as_str);

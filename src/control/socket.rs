@@ -137,7 +137,11 @@ pub fn serve(mut listener: UnixListener, shared: &Arc<Shared>, stop: &Stop) {
                 stop.wait(Duration::from_millis(10));
             }
             Err(error) => {
-                crate::warn!("the control socket does not accept: {error}");
+                if let Some(left_out) = refusals.due("") {
+                    crate::warn!(
+                        "the control socket does not accept: {error} ({left_out} more times since the last line)"
+                    );
+                }
                 stop.wait(Duration::from_millis(500));
             }
         }

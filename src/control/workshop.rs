@@ -162,6 +162,7 @@ impl Workshop {
         let known = self.mirror_stats.contains_key(key);
         self.check_descriptors(known).map_err(refused)?;
         let path = self.mirror_path(key);
+        self.check_own(key, &path)?;
         self.lock(key, &path)?;
         let segment = open_mirror(&path, &self.settings, &key.0, &target)?;
         self.lock(key, &path)?; // it may be another file now
@@ -249,6 +250,18 @@ impl Workshop {
                 Err(error) => crate::warn!("{} cannot be removed: {error}", path.display()),
             }
         }
+    }
+
+    /// Is what stands under a mirror's name a mirror of ours, or nothing? Whatever else it is stays as it is.
+    pub fn check_own(&self, key: &StreamKey, path: &Path) -> Result<()> {
+        // One that we have written until now is ours, whatever was done to it since.
+        if self.locks.get(key).is_some_and(|lock| lock.is_of(path)) {
+            return Ok(());
+        }
+        shm::check_own(path).map_err(|why| {
+            let sentence = format!("Mirror {} is not made over a file that is none: {why}.", path.display());
+            Error::new(Kind::Os, sentence)
+        })
     }
 
     /// The write-back of this stream will not be.

@@ -1,5 +1,5 @@
 //! Limits of this process, the address with which it reaches others, and what its children use.
-#![allow(unsafe_code)] // getrlimit, setrlimit, prctl
+#![allow(unsafe_code)] // getrlimit, setrlimit, geteuid, prctl
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -33,6 +33,12 @@ pub fn descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid rlimit for the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } == 0 { limit.rlim_cur } else { 1_024 }
+}
+
+/// The user that this process acts as, by number.
+pub fn user() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
 }
 
 /// Who started this process; another one, or 1, once that one is gone.

@@ -2,17 +2,18 @@
 
 use super::error::OpenError;
 use super::keyword::{KEYWORD_BYTES, Keyword};
-use super::layout::{SEMAPHORES, SegmentSpec, at};
+use super::layout::{self, SEMAPHORES, SegmentSpec, at};
 use super::mapping;
 use super::probe;
 use super::segment::{Access, Segment};
 use super::semaphore;
-use crate::{limits, naming, os::clock};
+use crate::os::{clock, process};
+use crate::{limits, naming};
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -196,13 +197,46 @@ pub fn create(path: &Path, spec: &SegmentSpec, keywords: &[Keyword]) -> Result<S
     fill(&mut file, path, spec, keywords).map_err(failed("fill the segment's file"))?;
     if let Err(error) = semaphore::create(&base) {
         // Those of a segment that is to be replaced are still in use.
-        if !path.exists() {
-            semaphore::remove(&base);
+        if path.symlink_metadata().is_err() {
+            semaphore::undo(&base);
         }
         return Err(failed("create the segment's semaphores")(error));
     }
     fs::rename(&unfinished.0, path).map_err(failed("rename the segment's file"))?;
     Segment::open(path, Access::ReadWrite).map_err(CreateError::Open)
+}
+
+/// May who knows nothing of the file at this path, but keeps segments of this name there, put one in its place? Nothing is
+/// there, or a segment of this user that bears its own name: whole, cut short or half made. The error says what it is.
+pub fn check_own(path: &Path) -> Result<(), String> {
+    let file = match probe::open_file(path, false) {
+        Ok(file) => file,
+        Err(OpenError::NotThere) => return Ok(()),
+        Err(why) => return Err(why.to_string()),
+    };
+    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    if metadata.uid() != process::user() {
+        return Err(format!("it belongs to another user, {}", metadata.uid()));
+    }
+    let mut head = [0; layout::HEAD_BYTES];
+    let length = file.read_at(&mut head, 0).map_err(|error| error.to_string())?;
+    let name = head.get(at::NAME..at::NAME + at::NAME_BYTES).unwrap_or_default();
+    // Made by the library, which writes the name after it has made the file long.
+    if length == 0 || head.iter().all(|byte| *byte == 0) || bears_name(name, path) {
+        return Ok(());
+    }
+    Err("it is no segment of this name".to_owned())
+}
+
+/// Is this what a segment at `path` has as its name: the path, however it was written, and cut where the field ends?
+fn bears_name(field: &[u8], path: &Path) -> bool {
+    let name = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    let whole = path.as_os_str().as_bytes();
+    let Some(file_name) = path.file_name().map(OsStrExt::as_bytes) else { return false };
+    if name.len() + 1 == at::NAME_BYTES && whole.starts_with(name) {
+        return true;
+    }
+    name.rsplit(|byte| *byte == b'/').next() == Some(file_name)
 }
 
 /// Removes a segment: its file and its semaphores. Refuses what is no segment's file. Who has it mapped keeps

@@ -31,7 +31,7 @@ mod segment;
 mod semaphore;
 mod writer;
 
-pub use create::{CreateError, create, remove, remove_unfinished};
+pub use create::{CreateError, check_own, create, remove, remove_unfinished};
 pub use error::{Advice, OpenError};
 pub use keyword::{KEYWORD_BYTES, Keyword, KeywordValue};
 pub use layout::{Layout, SegmentSpec};

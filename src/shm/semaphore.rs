@@ -21,12 +21,28 @@ struct Semaphore(*mut libc::sem_t);
 // SAFETY: a semaphore is made to be used from any thread; the pointer is valid until sem_close in `drop`.
 unsafe impl Send for Semaphore {}
 
+/// Where glibc keeps it.
+fn file_of(name: &str) -> String {
+    format!("/dev/shm/sem.{}", name.trim_start_matches('/'))
+}
+
 /// Has the file behind a semaphore the length of one? glibc maps it without looking, and a shorter one would
 /// be a fault at the first use. `None`: there is none.
 fn is_whole(name: &str) -> Option<bool> {
-    let file = format!("/dev/shm/sem.{}", name.trim_start_matches('/'));
-    let metadata = std::fs::metadata(file).ok()?;
+    let metadata = std::fs::symlink_metadata(file_of(name)).ok()?;
     Some(metadata.is_file() && metadata.len() >= size_of::<libc::sem_t>() as u64)
+}
+
+/// Nothing is there, or a file: a link, a FIFO or a directory is nobody's semaphore, and is left alone.
+fn check_place(name: &str) -> io::Result<()> {
+    let file = file_of(name);
+    match std::fs::symlink_metadata(&file) {
+        Ok(metadata) if !metadata.is_file() => {
+            let what = if metadata.is_symlink() { "a symbolic link" } else { "no file" };
+            Err(io::Error::other(format!("{file} is {what}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Semaphore {
@@ -153,12 +169,21 @@ impl Semaphores {
 /// Makes exactly ten and the log's; those that exist are kept, for readers may wait on them, and a row that
 /// goes on is cut, for the library overflows its heap with an eleventh.
 pub(super) fn create(base: &str) -> io::Result<()> {
-    for index in 0..usize::from(SEMAPHORES) {
-        Semaphore::create(&naming::semaphore(base, index))?;
-    }
-    Semaphore::create(&naming::semaphore_log(base))?;
+    let row = (0..usize::from(SEMAPHORES)).map(|index| naming::semaphore(base, index));
+    let names: Vec<String> = row.chain([naming::semaphore_log(base)]).collect();
+    // All of them before the first is made: what is refused leaves nothing behind.
+    names.iter().try_for_each(|name| check_place(name))?;
+    names.iter().try_for_each(|name| Semaphore::create(name).map(drop))?;
     unlink_row(base, SEMAPHORES.into());
     Ok(())
+}
+
+/// Takes away what [`create`] made before it failed, and nothing that is no semaphore.
+pub(super) fn undo(base: &str) {
+    let row = (0..usize::from(SEMAPHORES)).map(|index| naming::semaphore(base, index));
+    for name in row.chain([naming::semaphore_log(base)]).filter(|name| check_place(name).is_ok()) {
+        let _ = unlink(&name); // there may be none
+    }
 }
 
 fn unlink_row(base: &str, from: usize) {

@@ -1,0 +1,313 @@
+//! Every parser of outside input against real messages that were spoiled: each is read or refused, in bounded memory and
+//! time, and nothing else happens. Here those of bytes, in `fuzz_text.rs` those of text; `scripts/fuzz` runs both for longer.
+#![allow(clippy::unwrap_used)]
+
+#[path = "common/memory.rs"]
+mod memory;
+#[path = "common/mutate.rs"]
+mod mutate;
+#[path = "common/shm.rs"]
+mod shm_common;
+
+use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::stats::MirrorStats;
+use daoserver::bridge::tcp::TcpOutlet;
+use daoserver::bridge::worker::Worker;
+use daoserver::dtype::{DType, Shape};
+use daoserver::log;
+use daoserver::shm::{self, Access, Reader, Segment, Writer};
+use daoserver::wire::frame::{
+    ASK_AGAIN, FrameHeader, FrameKind, HEADER_BYTES, TRAILER_BYTES, hello, stream_length, trailer,
+};
+use daoserver::wire::pickle;
+use memory::most_allocated;
+use mutate::{Mutations, pieces};
+use shm_common::{Place, golden_dir, manifest, spec};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// What may be allocated beside what the input itself accounts for.
+const CONSTANT_BYTES: usize = 64 * 1024;
+#[test]
+fn segments() {
+    let place = Place::new();
+    let path = place.path("fuzz");
+    let mut seeds: Vec<Vec<u8>> = manifest()
+        .iter()
+        .map(|entry| std::fs::read(golden_dir().join(entry["file"].as_str().unwrap())).unwrap())
+        .filter(|bytes| bytes.len() < 40_000)
+        .collect();
+    for (layout, depth) in [("wide", 1), ("wide", 2), ("fifo", 3)] {
+        let spec = shm::SegmentSpec {
+            layout: shm::Layout::parse(layout).unwrap(),
+            keywords: 2,
+            ..spec("3x2", DType::U16, depth)
+        };
+        let mut writer = Writer::new(shm::create(&place.path("seed"), &spec, &[]).unwrap()).unwrap();
+        writer.write(&[7; 12]).unwrap();
+        seeds.push(std::fs::read(place.path("seed")).unwrap());
+    }
+    // Semaphores are there for one of the two names: writing posts them.
+    shm::create(&path, &spec("2", DType::U8, 1), &[]).unwrap();
+    let mutations = Mutations {
+        target: "segments",
+        seeds,
+        pieces: vec![vec![0; 8], vec![0xff; 8], vec![1, 0, 0, 0]],
+        bytes_max: 60_000,
+    };
+    mutations.run(|input| {
+        std::fs::write(&path, input).unwrap();
+        let cost = most_allocated(|| exercise(&path));
+        // Two frames, their keywords twice.
+        assert!(cost <= 4 * input.len() + CONSTANT_BYTES, "{cost} bytes for a file of {}", input.len());
+    });
+}
+
+/// Reads and writes whatever opens, all the ways there are.
+fn exercise(path: &Path) {
+    let probed = shm::probe(path);
+    match Segment::open(path, Access::ReadWrite) {
+        Err(refused) => {
+            assert!(!refused.to_string().contains('\n'));
+            assert!(probed.is_err() || probed.is_ok_and(|facts| facts.on_gpu));
+        }
+        Ok(segment) => {
+            let spec = segment.spec().clone();
+            assert_eq!(spec, probed.unwrap().spec);
+            assert_eq!(spec.file_bytes(), segment.identity().bytes);
+            let mut frame = vec![0; spec.frame_bytes()];
+            assert!(segment.newest().0 < spec.depth);
+            segment.keywords();
+            segment.meta(u32::MAX);
+            let mut reader = Reader::new(segment);
+            reader.has_news();
+            for _ in 0..3 {
+                reader.read_next(&mut frame);
+                reader.read_newest(&mut frame);
+                reader.still_whole();
+            }
+            let mut writer = Writer::new(Segment::open(path, Access::ReadWrite).unwrap()).unwrap();
+            let _ = writer.write(&frame);
+            let _ = writer.set_keywords(&[]);
+        }
+    }
+}
+
+const BOOT_ID: u64 = 0x1122_3344_5566_7788;
+
+fn header(kind: FrameKind, seq: u64, keywords_follow: bool) -> FrameHeader {
+    FrameHeader {
+        kind,
+        on_subscription: false,
+        keywords_follow,
+        dtype: DType::U16,
+        shape: Shape::new(&[3, 2]).unwrap(),
+        keywords: 2,
+        boot_id: BOOT_ID,
+        seq,
+        cnt0: seq,
+        cnt1: 2,
+        cnt2: 3,
+        atime_ns: 4,
+        seen_ns: 5,
+        sent_ns: 6,
+        origin: 7,
+        lapped_total: 0,
+        queue_full_total: 0,
+        pixel_offset: HEADER_BYTES as u32,
+        based_on: 11,
+    }
+}
+
+/// A message as it goes over TCP.
+fn streamed(header: &FrameHeader) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER_BYTES + header.pixel_bytes()];
+    header.encode(bytes.first_chunk_mut().unwrap());
+    if header.keywords_follow {
+        bytes.extend([b'K'; 240]);
+    }
+    bytes.extend(trailer(header.seq));
+    bytes
+}
+
+fn streams() -> Vec<Vec<u8>> {
+    let (frame, alive) = (FrameKind::Frame, FrameKind::Alive);
+    let one = |kind, seq, keywords| streamed(&header(kind, seq, keywords));
+    vec![
+        one(frame, 1, false),
+        one(frame, 1, true),
+        one(alive, 0, false),
+        [one(frame, 1, true), one(frame, 2, false), one(alive, 2, false), one(frame, 5, false)].concat(),
+        [one(frame, 9, false), one(frame, 9, false), one(frame, 3, true)].concat(),
+    ]
+}
+
+#[test]
+fn headers() {
+    let mut seeds: Vec<Vec<u8>> =
+        streams().into_iter().map(|bytes| bytes[..bytes.len() - TRAILER_BYTES].to_vec()).collect();
+    let mut room = vec![0; 332];
+    FrameHeader { pixel_offset: 320, ..header(FrameKind::Frame, 3, false) }
+        .encode(room.first_chunk_mut().unwrap());
+    seeds.push(room);
+    let mutations = Mutations {
+        target: "headers",
+        seeds,
+        pieces: pieces(&["DAOf\x01\0", "\x01", "\x02"]),
+        bytes_max: 2_000,
+    };
+    mutations.run(|input| {
+        let cost = most_allocated(|| {
+            match FrameHeader::decode(input) {
+                Ok(header) => {
+                    assert_eq!(header.pixel_offset as usize + header.pixel_bytes(), input.len());
+                    let mut again = [0; HEADER_BYTES];
+                    header.encode(&mut again);
+                    assert_eq!(FrameHeader::decode(&[&again, &input[HEADER_BYTES..]].concat()), Ok(header));
+                }
+                Err(refused) => assert!(!refused.to_string().contains('\n')),
+            }
+            if let Some(Ok(length)) = input.first_chunk().map(|head| stream_length(head, 12, 2)) {
+                assert!(
+                    [
+                        HEADER_BYTES + TRAILER_BYTES,
+                        HEADER_BYTES + 12 + TRAILER_BYTES,
+                        HEADER_BYTES + 252 + TRAILER_BYTES
+                    ]
+                    .contains(&length)
+                );
+            }
+        });
+        assert!(cost <= 2 * input.len() + 1_024, "{cost}");
+    });
+}
+
+/// A publisher's bytes to a mirror, over a real connection.
+#[test]
+fn streams_over_tcp() {
+    log::set_level(log::Level::Error);
+    let place = Place::new();
+    let (path, context) = (place.path("mirror"), zmq::Context::new());
+    shm::create(&path, &shm::SegmentSpec { keywords: 2, ..spec("3x2", DType::U16, 4) }, &[]).unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let source = Source { ip: Ipv4Addr::LOCALHOST, port, tcp_port: Some(port), boot_id: Some(BOOT_ID) };
+    let mutations = Mutations {
+        target: "streams_over_tcp",
+        seeds: streams(),
+        pieces: pieces(&["DAOf\x01\0\x01\0", "DAOf\x01\0\x02\0"]),
+        bytes_max: 4_000,
+    };
+    mutations.run(|input| {
+        let before = shm::probe(&path).unwrap().counter;
+        let stats = Arc::new(MirrorStats::default());
+        let writer = Writer::new(Segment::open(&path, Access::ReadWrite).unwrap()).unwrap();
+        let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
+        let cost = most_allocated(|| {
+            mirror.do_work().unwrap(); // connects
+            let (mut peer, _) = listener.accept().unwrap();
+            // A mirror that has had enough hangs up: then the rest finds nobody.
+            let _ = peer.write_all(input);
+            let _ = peer.shutdown(std::net::Shutdown::Write);
+            peer.set_nonblocking(true).unwrap();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !hung_up(&mut peer) {
+                mirror.do_work().unwrap();
+                assert!(Instant::now() < deadline, "the mirror does not notice the end");
+            }
+        });
+        assert!(cost <= CONSTANT_BYTES, "{cost}");
+        let frames = stats.frames.load(Relaxed);
+        assert_eq!(shm::probe(&path).unwrap().counter, before + frames);
+        assert!(frames as usize <= input.len() / (HEADER_BYTES + 12));
+    });
+}
+
+fn hung_up(peer: &mut TcpStream) -> bool {
+    match peer.read(&mut [0; 256]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    }
+}
+
+/// A client's bytes to a publisher, over a real connection.
+#[test]
+fn hellos() {
+    log::set_level(log::Level::Error);
+    let mut outlet = (20_000..30_000)
+        .find_map(|port| {
+            TcpOutlet::bind(Ipv4Addr::LOCALHOST, [port].into_iter(), BOOT_ID, 12, Vec::new()).ok()
+        })
+        .unwrap();
+    let good = hello(BOOT_ID);
+    let asks = [&good[..], &[ASK_AGAIN; 5]].concat();
+    let seeds = vec![good.to_vec(), asks, hello(1).to_vec(), b"GET / HTTP/1.1\r\n\r\n".to_vec()];
+    let mutations = Mutations {
+        target: "hellos",
+        seeds,
+        pieces: pieces(&["A", "DAOt\x01\0", "AAAAAAAAAAAAAAAA"]),
+        bytes_max: 2_000,
+    };
+    mutations.run(|input| {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, outlet.port())).unwrap();
+        client.write_all(input).unwrap();
+        let asked = input.strip_prefix(&good).filter(|asks| asks.iter().all(|byte| *byte == ASK_AGAIN));
+        let cost = most_allocated(|| {
+            outlet.take_subscriptions();
+        });
+        assert!(cost <= 8 * 1_024, "{cost}");
+        // Many questions at once are none of a mirror's; some are left for the next look.
+        if asked.is_none_or(|asks| asks.len() < 16) {
+            assert_eq!(outlet.has_peers(), asked.is_some());
+        }
+        drop(client);
+        for _ in 0..1_000 {
+            outlet.take_subscriptions();
+            if outlet.descriptors().count() == 1 {
+                return;
+            }
+        }
+        panic!("who has gone stays");
+    });
+}
+
+#[test]
+fn pickles() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickle");
+    let mut seeds = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "pickle") {
+            seeds.push(std::fs::read(path).unwrap());
+        }
+    }
+    assert_eq!(seeds.len(), 96);
+    seeds.sort();
+    seeds.sort_by_key(Vec::len);
+    let opcodes =
+        b"(NKMJC BXctqrhjRb.)\x80\x88\x89\x8a\x8c\x8e\x93\x94\x95\x96\x85\x86\x87".map(|code| vec![code]);
+    let mut pieces = pieces(&[
+        "cos\nsystem\n",
+        "cnumpy\nndarray\n",
+        "cnumpy\ndtype\n",
+        "c_codecs\nencode\n",
+        "X\x02\0\0\0f8",
+    ]);
+    pieces.extend(opcodes);
+    let mutations = Mutations { target: "pickles", seeds, pieces, bytes_max: 100_000 };
+    mutations.run(|input| {
+        let cost = most_allocated(|| match pickle::decode(input) {
+            Ok(array) => {
+                assert_eq!(array.pixels().len(), array.shape.frame_bytes(array.dtype));
+                assert!(array.bytes.len() <= input.len());
+            }
+            Err(refused) => assert!(!refused.to_string().contains('\n')),
+        });
+        // The text of protocol 2 turned to bytes, and those in our order.
+        assert!(cost <= 2 * input.len() + CONSTANT_BYTES, "{cost} bytes for a message of {}", input.len());
+    });
+}
