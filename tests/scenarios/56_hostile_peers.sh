@@ -105,7 +105,7 @@ if command -v prlimit >/dev/null; then
         --number 600 --seconds 5 --says zmtp
     check "... its stream went on" same "$lost_before_z" "$(mirror_of beta gamma "$z" 'm["lost"]')"
     check "... the segment stayed in the registry" not grep -q "$WORK/gamma is not served" "$WORK/gamma.log"
-    check "... it was said once" same 1 "$(grep -c 'no descriptor is free' "$WORK/gamma.log")"
+    check "... it was said once" same 1 "$(grep -c 'segments cannot be looked at' "$WORK/gamma.log")"
     check "... the daemon answers again" eventually 10 at gamma status
     check "... the stream goes" eventually 5 flows beta "$(mirror gamma "$z")"
     check "... the log is short" test "$(wc -l <"$WORK/gamma.log")" -lt 20
