@@ -89,7 +89,7 @@ back() { # back WHAT
     count=$(seen 'd["counter"]')
 }
 kill_daemon beta TERM
-check "client stopped: NET_LINK says stale at once" eventually 1 link_is 0
+check "client stopped: NET_LINK says stale at once" eventually 3 link_is 0
 start_daemon beta
 back "client stopped and started"
 kill_daemon beta
