@@ -178,6 +178,8 @@ pub struct Pace {
     /// The last look that found nothing, and whether a park followed it.
     empty_ns: i64,
     parked: bool,
+    /// The look that found the first part of what is not whole yet.
+    begun_ns: Option<i64>,
     turns: u32,
 }
 
@@ -197,7 +199,16 @@ impl Pace {
             rhythm: Rhythm::new(),
             empty_ns: 0,
             parked: false,
+            begun_ns: None,
             turns: 0,
+        }
+    }
+
+    /// A look that began at this time found a part of something. A mirror has to be awake for the first part of a message:
+    /// it is that which keeps the rhythm.
+    pub fn on_part(&mut self, now_ns: i64) {
+        if self.role == Role::Mirror {
+            self.begun_ns.get_or_insert(now_ns);
         }
     }
 
@@ -209,6 +220,7 @@ impl Pace {
     /// A look that began at this time found work.
     pub fn on_work(&mut self, now_ns: i64) {
         self.backoff.reset();
+        let now_ns = self.begun_ns.take().unwrap_or(now_ns);
         if self.keeps_rhythm() {
             // The kernel ends a mirror's park when the frame comes; a publisher's ends when it ends.
             let exact = self.parked && self.role == Role::Mirror && now_ns < self.rhythm.due_ns;

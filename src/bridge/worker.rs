@@ -81,7 +81,10 @@ pub fn run(
                     drop(worker); // its port is free before anybody hears of the end
                     return on_end(ended);
                 }
-                Ok(0) if pace.may_spin() && worker.is_under_way(begun_ns) => std::thread::yield_now(),
+                Ok(0) if pace.may_spin() && worker.is_under_way(begun_ns) => {
+                    pace.on_part(begun_ns);
+                    std::thread::yield_now();
+                }
                 Ok(0) => match pace.idle(begun_ns) {
                     Idle::Spin => {
                         for _ in 0..PEEKS {

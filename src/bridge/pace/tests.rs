@@ -200,3 +200,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_mirror_is_awake_for_the_first_part_of_a_message() {
+    let mut pace = Pace::new(Polling::Adaptive, Role::Mirror);
+    let mut now = 0;
+    for frame in 1..2_000i64 {
+        let (first, whole) = (frame * 2_000_000, frame * 2_000_000 + 500_000);
+        while now < first {
+            match pace.idle(now) {
+                Idle::Park(time) => now = (now + time.as_nanos() as i64).min(first),
+                _ => now += LOOK_NS,
+            }
+        }
+        if frame > 1_000 {
+            assert!(!pace.parked, "asleep at the first part of frame {frame}");
+        }
+        pace.on_part(now);
+        now = whole;
+        pace.on_work(now);
+    }
+}
