@@ -71,8 +71,8 @@ impl Hops {
         if corrected && !self.corrected.swap(true, Relaxed) {
             self.clear(); // what was counted before holds the difference
         }
-        let offset_ns = if corrected { self.clock.offset_ns.load(Relaxed) } else { 0 };
-        let theirs = |ours_ns: i64| ours_ns.saturating_add(offset_ns);
+        let ahead_ns = self.clock.ahead_ns();
+        let theirs = |ours_ns: i64| ours_ns.saturating_add(ahead_ns);
         let (atime_ns, seen_ns, sent_ns) = (header.atime_ns, header.seen_ns, header.sent_ns);
         // In the order of LABELS. All of it is of anybody: nothing may overflow.
         let hops = [

@@ -48,8 +48,13 @@ struct Unsent {
 }
 
 impl Unsent {
-    fn is_under_way(&self) -> bool {
+    fn is_sending(&self) -> bool {
         self.sent < self.total
+    }
+
+    /// Its parts go one soon after the other.
+    fn is_under_way(&self, now_ns: i64) -> bool {
+        self.is_sending() && now_ns - self.moved_ns < UNDER_WAY_NS
     }
 
     /// Writes what the kernel takes. `Ok(true)`: that was all.
@@ -151,15 +156,12 @@ impl TcpOutlet {
 
     /// Is a message on its way that has not left whole?
     pub fn is_sending(&self) -> bool {
-        self.peers.iter().any(|peer| peer.unsent.is_under_way())
+        self.peers.iter().any(|peer| peer.unsent.is_sending())
     }
 
     /// Is one leaving now, part by part?
     pub fn is_under_way(&self, now_ns: i64) -> bool {
-        self.peers
-            .iter()
-            .map(|peer| &peer.unsent)
-            .any(|unsent| unsent.is_under_way() && now_ns - unsent.moved_ns < UNDER_WAY_NS)
+        self.peers.iter().map(|peer| &peer.unsent).any(|unsent| unsent.is_under_way(now_ns))
     }
 
     /// Takes connections and what they say. Does anybody want the current frame?
@@ -200,7 +202,7 @@ impl TcpOutlet {
             }
         });
         // Who cannot take it yet is asked again when it can.
-        self.peers.iter().any(|peer| peer.asks && !peer.unsent.is_under_way())
+        self.peers.iter().any(|peer| peer.asks && !peer.unsent.is_sending())
     }
 
     /// Ends those that have been at one message for too long: each keeps a buffer, and there are no more.
@@ -209,7 +211,7 @@ impl TcpOutlet {
         self.peers.retain(|peer| {
             let unsent = &peer.unsent;
             let patience = SLOW + Duration::from_nanos(100 * unsent.total as u64);
-            let slow = unsent.is_under_way() && unsent.begun.elapsed() > patience;
+            let slow = unsent.is_sending() && unsent.begun.elapsed() > patience;
             if slow {
                 turned_away.count(peer.ip(), "it is slow, and buffers run out");
             }
@@ -265,7 +267,7 @@ impl TcpOutlet {
 
     /// Waits until one of those that are still being sent to takes more, at most this long.
     pub fn wait(&self, time: Duration) {
-        let sending = self.peers.iter().find(|peer| peer.unsent.is_under_way());
+        let sending = self.peers.iter().find(|peer| peer.unsent.is_sending());
         if sending.is_some_and(|peer| poll::writable(&peer.stream, time).is_err()) {
             std::thread::sleep(time);
         }

@@ -163,7 +163,10 @@ impl Scratches {
             let ours = file_name
                 .to_str()
                 .is_some_and(|name| name.starts_with(BENCH_PREFIX) && name.ends_with(SEGMENT_SUFFIX));
-            if ours && let Ok(Some(_nobody_elses)) = FileLock::take(&path) {
+            if ours
+                && shm::check_own(&path).is_ok()
+                && let Ok(Some(_nobody_elses)) = FileLock::take(&path)
+            {
                 remove(&path);
             }
         }
@@ -208,6 +211,7 @@ impl Scratches {
         }
         let refused = |why: String| Error::new(Kind::Os, format!("SHM '{name}' cannot be made: {why}."));
         let path = segment_path(&self.directory, &name);
+        shm::check_own(&path).map_err(&refused)?;
         if path.exists() && !matches!(FileLock::take(&path), Ok(Some(_))) {
             return Err(refused("another daemon has one of this name".to_owned()));
         }
@@ -317,6 +321,17 @@ mod tests {
         assert_eq!(directory.segments(), 1, "it may come back");
         scratches.look(&|_| false, after(64));
         assert_eq!(directory.segments(), 0);
+    }
+
+    #[test]
+    fn what_is_no_segment_of_ours_stays() {
+        let directory = Directory::new("foreign");
+        let foreign = segment_path(&directory.0, &ask(1, 64).segment().unwrap());
+        std::fs::write(&foreign, "somebody's notes").unwrap();
+        let mut scratches = Scratches::begin(&directory.0);
+        let refused = scratches.make(&ask(1, 64), &|_| false, Instant::now()).unwrap_err();
+        assert!(refused.message.contains("it is no segment of this name"), "{refused}");
+        assert_eq!(std::fs::read(&foreign).unwrap(), b"somebody's notes");
     }
 
     #[test]

@@ -265,7 +265,9 @@ fn listen(
         let why = describe(&error, settings);
         if refusal(&error) == Some(Refusal::NotPermitted) {
             // Only hints go this way, and nobody would miss them; so it is said here.
-            shared.health.refused(&format!("No wake-ups from Redis at {}: {why}", settings.redis_address()));
+            shared
+                .health
+                .not_permitted(&format!("No wake-ups from Redis at {}: {why}", settings.redis_address()));
         }
         why
     };

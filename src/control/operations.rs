@@ -368,7 +368,7 @@ fn status(shared: &Shared) -> Value {
             "connected": health.is_ok(),
             "host": shared.settings.redis_host,
             "port": shared.settings.redis_port,
-            "error": health.err().or_else(|| shared.health.refusal()),
+            "error": health.err().or_else(|| shared.health.why_no_writes()),
         },
         "segments": state.segments.keys().collect::<Vec<_>>(),
         "refused_files": refused,

@@ -15,30 +15,29 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// What Redis answers while it takes no writes, whoever asks: it is a replica, has no memory or disk left, is starting.
-const REFUSES_WRITES: [&str; 7] =
+const TAKES_NO_WRITES: [&str; 7] =
     ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "LOADING", "MASTERDOWN", "EXECABORT"];
-/// What failed is tried again within a second: after so long without a refusal, writes are taken again.
-const REFUSED_BEFORE: Duration = Duration::from_secs(3);
+/// What failed is tried again within a second: when so long no write was refused, they are taken again.
+const NONE_REFUSED: Duration = Duration::from_secs(3);
 
 /// What `status` says of Redis: shared by all links of a daemon.
 pub struct Health {
     last: Mutex<Option<std::result::Result<(), String>>>,
     silent: bool,
-    /// Redis answers, and refuses to write: when last, and why.
-    refused: Mutex<Option<(Instant, String)>>,
+    /// Redis answers, and takes no writes: when last, and why.
+    no_writes: Mutex<Option<(Instant, String)>>,
     clock: Mutex<Option<ClockOffset>>,
-    refusals: Repeats,
+    permissions_said: Repeats,
 }
 
 impl Default for Health {
     fn default() -> Health {
-        let refusals = Repeats::new(Duration::from_secs(60));
         Health {
             last: Mutex::default(),
             silent: false,
-            refused: Mutex::default(),
+            no_writes: Mutex::default(),
             clock: Mutex::default(),
-            refusals,
+            permissions_said: Repeats::new(Duration::from_secs(60)),
         }
     }
 }
@@ -63,34 +62,34 @@ impl Health {
         *last = Some(result);
     }
 
-    fn refuses(&self, endpoint: &str, (code, why): &(String, String)) {
-        if self.silent || !REFUSES_WRITES.contains(&code.as_str()) {
+    fn takes_no_writes(&self, endpoint: &str, (code, why): &(String, String)) {
+        if self.silent || !TAKES_NO_WRITES.contains(&code.as_str()) {
             return;
         }
         let sentence = format!("Redis at {endpoint} answers but takes no writes: {code} {why}");
-        let mut refused = lock(&self.refused);
-        if refused.as_ref().is_none_or(|(_, before)| *before != sentence) {
+        let mut no_writes = lock(&self.no_writes);
+        if no_writes.as_ref().is_none_or(|(_, before)| *before != sentence) {
             crate::warn!("{sentence} Streams go on; the registry is brought up to date when it does.");
         }
-        *refused = Some((Instant::now(), sentence));
+        *no_writes = Some((Instant::now(), sentence));
     }
 
-    fn accepts(&self) {
-        let mut refused = lock(&self.refused);
-        if refused.as_ref().is_some_and(|(last, _)| last.elapsed() >= REFUSED_BEFORE) {
-            *refused = None;
+    fn took_something(&self) {
+        let mut no_writes = lock(&self.no_writes);
+        if no_writes.as_ref().is_some_and(|(last, _)| last.elapsed() >= NONE_REFUSED) {
+            *no_writes = None;
             crate::info!("Redis takes writes again.");
         }
     }
 
     /// Why Redis takes no writes, while that is so.
-    pub fn refusal(&self) -> Option<String> {
-        lock(&self.refused).as_ref().map(|(_, sentence)| sentence.clone())
+    pub fn why_no_writes(&self) -> Option<String> {
+        lock(&self.no_writes).as_ref().map(|(_, sentence)| sentence.clone())
     }
 
     /// A permission that is missing: most callers only try again later, and would never tell.
-    pub fn refused(&self, why: &str) {
-        if !self.silent && self.refusals.due(why).is_some() {
+    pub fn not_permitted(&self, why: &str) {
+        if !self.silent && self.permissions_said.due(why).is_some() {
             crate::error!("{why}");
         }
     }
@@ -192,7 +191,7 @@ impl RedisLink {
                 self.retry_at = None;
                 self.pause = Duration::from_millis(100);
                 self.health.set(Ok(()));
-                self.health.accepts();
+                self.health.took_something();
                 Ok(value)
             }
             Err(error) => Err(self.explain(&error)),
@@ -204,12 +203,12 @@ impl RedisLink {
             // Another command may be permitted: the connection is as good as before.
             (Some(Refusal::NotPermitted), _) => {
                 let why = self.unreachable(&describe(error, &self.settings));
-                self.health.refused(&why.message);
+                self.health.not_permitted(&why.message);
                 why
             }
             (None, Some(answer)) => {
                 let address = self.settings.redis_address();
-                self.health.refuses(&address, &answer);
+                self.health.takes_no_writes(&address, &answer);
                 Error::new(Kind::Os, format!("Redis at {address} refused: {error}"))
             }
             _ => self.failed(&describe(error, &self.settings)),
@@ -259,18 +258,18 @@ mod tests {
     #[test]
     fn a_redis_that_takes_no_writes_is_known_until_it_has_taken_them_for_a_while() {
         let health = Health::default();
-        health.refuses("h:1", &("WRONGTYPE".to_owned(), "of one key".to_owned()));
-        assert_eq!(health.refusal(), None);
-        health.refuses("h:1", &("OOM".to_owned(), "no memory.".to_owned()));
-        health.accepts(); // a read
+        health.takes_no_writes("h:1", &("WRONGTYPE".to_owned(), "of one key".to_owned()));
+        assert_eq!(health.why_no_writes(), None);
+        health.takes_no_writes("h:1", &("OOM".to_owned(), "no memory.".to_owned()));
+        health.took_something(); // a read
         assert_eq!(
-            health.refusal().as_deref(),
+            health.why_no_writes().as_deref(),
             Some("Redis at h:1 answers but takes no writes: OOM no memory.")
         );
-        if let Some((last, _)) = lock(&health.refused).as_mut() {
-            *last -= REFUSED_BEFORE;
+        if let Some((last, _)) = lock(&health.no_writes).as_mut() {
+            *last -= NONE_REFUSED;
         }
-        health.accepts();
-        assert_eq!(health.refusal(), None);
+        health.took_something();
+        assert_eq!(health.why_no_writes(), None);
     }
 }

@@ -11,8 +11,7 @@ start_daemon gamma
 x=${TAG}x
 shm alpha create "$x" --shape 32x32 --dtype uint16 >/dev/null
 writer alpha "$x" --rate 200
-sees_segment() { at beta list --json | grep -q "\"$x\""; }
-eventually 5 sees_segment
+eventually 5 in_registry alpha "$x" || fail "the segment is registered"
 
 check "the first client gets it" get beta alpha "$x"
 check "the second client gets it" get gamma alpha "$x"

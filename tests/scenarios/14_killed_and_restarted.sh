@@ -11,10 +11,7 @@ x=${TAG}x
 remote=$(mirror alpha "$x")
 shm alpha create "$x" --shape 32x32 --dtype uint16 >/dev/null
 writer alpha "$x" --rate 500
-sees_segment() { at beta list --json | grep -q "\"$x\""; }
-eventually 5 sees_segment
-check "get" get beta alpha "$x"
-check "the stream goes" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 file=$(mirror_file beta alpha "$x")
 before=$(inode "$file")
 

@@ -10,7 +10,6 @@ start_daemon beta
 x=${TAG}x
 remote=$(mirror alpha "$x")
 file=$(mirror_file beta alpha "$x")
-sees_segment() { at beta list --json | grep -q "\"$x\""; }
 reads() { [[ "$(shm beta read "$remote" --json | json 'd["data"][-1][-1]')" == "$1" ]]; }
 shape() { shm beta info "$remote" --json | json 'd["shape"]'; }
 shape_is() { same "$1" "$(shape)"; }
@@ -19,14 +18,14 @@ registered_is() { same "$1" "$(registered alpha "$x" dimensions) $(registered al
 
 shm alpha create "$x" --shape 8x6 --dtype uint16 >/dev/null
 shm alpha write "$x" --fill 3
-eventually 5 sees_segment
+eventually 5 in_registry alpha "$x" || fail "the segment is registered"
 check "get" get beta alpha "$x"
 check "a frame is there" eventually 3 reads 3
 before=$(inode "$file")
 count=$(counter beta "$remote")
 
 shm alpha rm "$x"
-check "removed: its registry entry goes within 3 s" eventually 3 not sees_segment
+check "removed: its registry entry goes within 3 s" eventually 3 not in_registry alpha "$x"
 check "removed: all keys of it" same "" "$(redis --scan --pattern "dao:machines:alpha:shm:$x:*" | grep -v ':connections$')"
 check "removed: the mirror keeps its last frame" reads 3
 

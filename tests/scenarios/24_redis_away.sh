@@ -21,10 +21,7 @@ x=${TAG}x y=${TAG}y z=${TAG}z
 remote=$(mirror alpha "$x")
 for name in "$x" "$y" "$z"; do shm alpha create "$name" --shape 16x16 --dtype uint16 >/dev/null; done
 writer alpha "$x" --rate 500
-sees_segment() { at beta list --json | grep -q "\"$z\""; }
-eventually 5 sees_segment
-check "get" get beta alpha "$x"
-check "the stream goes" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 before=$(inode "$(mirror_file beta alpha "$x")")
 
 # Everything that must stand there: machines, segments, the record, the client's heartbeat.

@@ -32,9 +32,8 @@ start_redis
 start_daemon alpha --base-pub-port "$base"
 start_daemon beta
 for name in a b c; do shm alpha create "$TAG$name" --shape 4 --dtype uint8 >/dev/null; done
-sees_segment() { at beta list --json | grep -q "\"${TAG}c\""; }
-eventually 5 sees_segment
 for name in a b c; do
+    eventually 5 in_registry alpha "$TAG$name" || fail "$name is registered"
     shm alpha write "$TAG$name" --fill 1
     check "get $name" get beta alpha "$TAG$name"
     shm alpha write "$TAG$name" --fill 7

@@ -34,8 +34,7 @@ thousand_a_second() {
     local x=$1 depth=$2 allowed=$3 before begun pressure sampler pauses written accounted lost lapped
     shm alpha create "$x" --shape 256x128 --dtype uint16 --depth "$depth" >/dev/null
     shm alpha write "$x" --fill 0
-    sees_segment() { at beta list --json | grep -q "\"$x\""; }
-    eventually 5 sees_segment
+    eventually 5 in_registry alpha "$x" || fail "the segment is registered"
     check "get, depth $depth" get beta alpha "$x"
     before=$(counter alpha "$x")
     at beta status --json >"$WORK/before.json"

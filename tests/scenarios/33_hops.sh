@@ -11,8 +11,7 @@ start_daemon beta
 x=${TAG}x
 shm alpha create "$x" --shape 64x64 --dtype uint16 --depth 8 >/dev/null
 shm alpha write "$x" --fill 0
-sees_segment() { at beta list --json | grep -q "\"$x\""; }
-eventually 5 sees_segment
+eventually 5 in_registry alpha "$x" || fail "the segment is registered"
 check "get" get beta alpha "$x"
 writer alpha "$x" --rate 200 --count 400
 wait "$WRITER"

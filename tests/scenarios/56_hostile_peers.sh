@@ -15,10 +15,8 @@ x=${TAG}x
 remote=$(mirror alpha "$x")
 # A ring: its writer overtakes nobody who is late by less than half a second, which on a busy machine a thread may be.
 shm alpha create "$x" --shape 16x16 --dtype uint16 --depth 256 >/dev/null
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
-check "get" get beta alpha "$x"
 writer alpha "$x" --rate 500
-check "the stream goes" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 record() { registered alpha "$x" connections | json "d[0]$1"; }
 zmq_port=$(record '["port"]') boot=$(record '["dao"]["boot"]') tcp_port=$(record '["dao"]["tcp"]')
 [[ $tcp_port == null ]] && skip "there is no TCP"
@@ -97,10 +95,8 @@ if command -v prlimit >/dev/null; then
     prlimit --pid "${DAEMON[gamma]}" --nofile=200:200
     z=${TAG}z
     shm gamma create "$z" --shape 16x16 --dtype uint16 --depth 64 >/dev/null
-    eventually 5 in_registry gamma "$z" || fail "the segment is registered"
-    check "get of a daemon with 200 descriptors" get beta gamma "$z"
     writer gamma "$z" --rate 200
-    check "the stream goes" eventually 5 flows beta "$(mirror gamma "$z")"
+    streams_to gamma "$z" beta
     lost_before_z=$(mirror_of beta gamma "$z" 'm["lost"]')
     check "600 connections to its ZMQ port" enemies few_descriptors crowd --port "$(published gamma "$z" 'p["port"]')" \
         --number 600 --seconds 5 --says zmtp

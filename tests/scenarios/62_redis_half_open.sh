@@ -17,9 +17,7 @@ x=${TAG}x
 remote=$(mirror alpha "$x")
 shm alpha create "$x" --shape 16x16 --dtype uint16 --depth 512 >/dev/null
 writer alpha "$x" --rate 100
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
-check "get" get beta alpha "$x"
-check "the stream goes" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 
 answer() { answers alpha 3 && answers beta 3; }
 # lives UNTIL

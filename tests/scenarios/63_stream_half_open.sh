@@ -18,9 +18,7 @@ x=${TAG}x
 remote=$(mirror alpha "$x")
 shm alpha create "$x" --shape 128x64 --dtype uint16 --keyword gain=3 >/dev/null
 writer alpha "$x" --rate 100
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
-check "get" get beta alpha "$x"
-check "the stream goes, through the proxy" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 recovers "its keywords say so" 4 net_is beta "$remote" NET_LINK 1
 check "... and whose it is" net_is beta "$remote" NET_REPLICA alpha
 check "... the source's are before them" same '["gain", "NET_REPLICA"]' \

@@ -17,9 +17,7 @@ file=$(mirror_file beta alpha "$x")
 make_source() { shm alpha create "$x" --shape 16x8 --dtype uint16 --keyword gain=0.5 >/dev/null; }
 make_source
 writer alpha "$x" --rate 100
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
-check "get" get beta alpha "$x"
-check "the stream goes" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 
 # Maps the mirror once, and never looks at the file again; prints what it sees as JSON lines, about ten a second.
 cat >"$WORK/reader.py" <<'PYTHON'

@@ -18,11 +18,9 @@ remote=$(mirror alpha "$x")
 make_source() { shm alpha create "$x" --shape 32x32 --dtype uint16 >/dev/null; }
 make_source
 writer alpha "$x" --rate 100
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
+streams_to alpha "$x" short long evicted
 declare -A FILES=()
 for host in short long evicted; do
-    check "get on $host" get "$host" alpha "$x"
-    check "the stream goes" eventually 5 flows "$host" "$remote"
     FILES[$host]=$(inode "$(mirror_file "$host" alpha "$x")")
 done
 clients_are() { same "$1" "$(status alpha '[sorted(p["clients"]) for p in d["publishers"]]')"; }

@@ -16,11 +16,10 @@ shm alpha create "$x" --shape 32x32 --dtype uint16 >/dev/null
 shm alpha create "$dm" --shape 8 --dtype float32 >/dev/null
 put alpha "$dm" 1
 writer alpha "$x" --rate 200
-eventually 5 in_registry alpha "$dm" || fail "the segments are registered"
-for host in beta gamma; do check "get on $host" get "$host" alpha "$x"; done
+streams_to alpha "$x" beta gamma
+eventually 5 in_registry alpha "$dm" || fail "the other segment is registered"
 check "beta writes back" get_both beta alpha "$dm"
 check "the owner listens" eventually 10 linked alpha "$dm" beta
-for host in beta gamma; do check "the stream goes on $host" eventually 5 flows "$host" "$remote"; done
 before=$(inode "$(mirror_file beta alpha "$x")")
 held() { echo "$(threads "${DAEMON[alpha]}") $(threads "${DAEMON[beta]}") $(descriptors "${DAEMON[alpha]}") $(descriptors "${DAEMON[beta]}")"; }
 before_held=$(held)

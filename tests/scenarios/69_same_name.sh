@@ -14,9 +14,7 @@ x=${TAG}x y=${TAG}y
 remote=$(mirror alpha "$x")
 shm alpha create "$x" --shape 16x16 --dtype uint16 >/dev/null
 writer alpha "$x" --rate 100
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
-check "get" get beta alpha "$x"
-check "the stream goes" eventually 5 flows beta "$remote"
+streams_to alpha "$x" beta
 before=$(inode "$(mirror_file beta alpha "$x")")
 
 # Another machine, whose daemon is called alpha as well, with a directory and a segment of its own.

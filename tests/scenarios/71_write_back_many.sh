@@ -19,16 +19,17 @@ import os, socket, sys, threading
 held = []
 for port in (int(sys.argv[2]), int(sys.argv[2]) + 1):
     one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1) # a connection that ended there may still stand
     held.append(one)
     try:
         one.bind(("127.0.0.1", port))
         one.listen()
-    except OSError:
-        pass # then somebody else does
+    except OSError as error:
+        print(f"{port}: {error}", flush=True) # then somebody else listens there
 open(sys.argv[1], "w").close()
 threading.Event().wait()
 PYTHON
-python3 "$WORK/squat.py" "$WORK/squat.ready" "$base" &
+python3 "$WORK/squat.py" "$WORK/squat.ready" "$base" >"$WORK/squat.log" &
 PIDS+=("$!")
 eventually 10 test -e "$WORK/squat.ready" || fail "somebody takes ports"
 start_daemon beta --base-pub-port "$base"

@@ -15,9 +15,7 @@ remote=$(mirror alpha "$x")
 make_source() { shm alpha create "$x" --shape 16x16 --dtype uint16 >/dev/null; }
 make_source
 writer alpha "$x" --rate 100
-eventually 5 in_registry alpha "$x" || fail "the segment is registered"
-check "get" get beta alpha "$x"
-recovers "the stream goes" 5 flows beta "$remote"
+streams_to alpha "$x" beta
 before=$(inode "$(mirror_file beta alpha "$x")")
 
 kill "$WRITER"

@@ -364,12 +364,36 @@ one_sentence() {
     return 1
 }
 
+# streams_to OWNER NAME CLIENTS...: the segment is registered, each client has a mirror, whose stream goes.
+streams_to() {
+    local owner=$1 name=$2 host
+    shift 2
+    check "$owner's segment is registered" eventually 5 in_registry "$owner" "$name"
+    for host in "$@"; do
+        check "get on $host" get "$host" "$owner" "$name"
+        check "the stream goes on $host" eventually 5 flows "$host" "$(mirror "$owner" "$name")"
+    done
+}
+
 # The stream of a mirror goes: its counter grows. To be waited for with `eventually`, while something writes.
 flows() {
     local before
     before=$(counter "$1" "$2")
     sleep 0.2
     (($(counter "$1" "$2") > before))
+}
+
+# main_job CLIENT: what a daemon is for, between rts and that client: a stream, and a command that goes back.
+main_job() {
+    local name
+    for name in wfs dm; do shm rts create "$name$TAG" --shape 16 --dtype float32 >/dev/null; done
+    writer rts "wfs$TAG" --rate 200
+    streams_to rts "wfs$TAG" "$1"
+    check "rts has another segment" eventually 5 in_registry rts "dm$TAG"
+    check "get on $1, to write" get_both "$1" rts "dm$TAG"
+    check "... the owner listens" eventually 5 linked rts "dm$TAG" "$1"
+    put "$1" "$(mirror rts "dm$TAG")" 7 >/dev/null
+    check "... and has its frame" eventually 5 has rts "dm$TAG" 7
 }
 
 finish() {

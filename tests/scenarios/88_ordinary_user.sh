@@ -27,15 +27,7 @@ start_daemon rts
 start_daemon gui
 check "they are no root's" same "65534 65534" "$(stat -c '%u %g' "/proc/${DAEMON[rts]}")"
 check "the control socket is for that user alone" same "65534 600" "$(stat -c '%u %a' "$WORK/rts/.daoserver-rts.sock")"
-for name in wfs dm; do shm rts create "$name$TAG" --shape 16 --dtype float32 >/dev/null; done
-writer rts "wfs$TAG" --rate 200
-check "its segments are registered" eventually 5 in_registry rts "dm$TAG"
-check "a mirror is made" get gui rts "wfs$TAG"
-check "its frames come" eventually 5 flows gui "$(mirror rts "wfs$TAG")"
-check "one that can be written" get_both gui rts "dm$TAG"
-check "is linked" eventually 5 linked rts "dm$TAG" gui
-put gui "$(mirror rts "dm$TAG")" 7 >/dev/null
-check "and goes back" eventually 5 has rts "dm$TAG" 7
+main_job gui
 
 # Somebody else's.
 "$own" shm create "private$TAG" --shape 4 --dtype int32 --shm-dir "$WORK/rts" >/dev/null

@@ -20,16 +20,8 @@ login=(--redis-username dao --redis-password-file "$WORK/secret")
 start_daemon rts "${login[@]}" --role master
 start_daemon gui "${login[@]}"
 check "without a role it finds the master" same minion "$(redis get dao:machines:gui:role)"
-for name in wfs dm; do shm rts create "$name$TAG" --shape 16 --dtype float32 >/dev/null; done
-writer rts "wfs$TAG" --rate 200
+main_job gui
 registered_both() { in_registry rts "wfs$TAG" && in_registry rts "dm$TAG"; }
-check "its segments are registered" eventually 5 registered_both
-check "a mirror is made" get gui rts "wfs$TAG"
-check "its frames come" eventually 5 flows gui "$(mirror rts "wfs$TAG")"
-check "one that can be written" get_both gui rts "dm$TAG"
-check "is linked" eventually 5 linked rts "dm$TAG" gui
-put gui "$(mirror rts "dm$TAG")" 7 >/dev/null
-check "and goes back" eventually 5 has rts "dm$TAG" 7
 check "list" at gui list "${login[@]}"
 clock_known() { [[ $(redis get dao:machines:gui:clock) == \[* ]]; }
 check "clocks are compared" eventually 10 clock_known
