@@ -1,6 +1,5 @@
 //! The daemon as a whole: what is started, in which order, and the same list read backwards.
 
-use crate::bridge::guard::Guard;
 use crate::control::commands::{Command, Commands};
 use crate::control::executor::Executor;
 use crate::control::loops::{self, Shared};
@@ -83,13 +82,12 @@ impl Daemon {
         restore(&mut state, remembered);
         let shared = Arc::new(Shared::new(settings.clone(), state, commands.clone(), health));
         let context = zmq::Context::new();
-        let guard = start_guard(&context, &settings, &shared)?;
         let workshop = Workshop::new(settings, ip, commands, context);
         let executor = Executor::new(Arc::clone(&shared.state), shared.registry(), memory, workshop);
         let command = thread("dao-command", Stop::new(), &shared, move |_, _| executor.run(&queue))?;
         // 4. The threads that feed it.
         let stop = Stop::new();
-        let mut threads: Vec<Handle> = guard.into_iter().collect();
+        let mut threads: Vec<Handle> = Vec::new();
         threads.extend([
             thread("dao-heartbeat", stop.clone(), &shared, loops::heartbeat)?,
             thread("dao-shm-sync", stop.clone(), &shared, loops::shm_sync)?,
@@ -180,16 +178,6 @@ fn thread(
     let shared = Arc::clone(shared);
     spawn(name, stop, move |stop| body(&shared, stop), |_| ())
         .map_err(|error| Error::new(Kind::Os, format!("Thread {name} cannot be started: {error}.")))
-}
-
-/// Who is not allowed is kept out from before the first publisher on.
-fn start_guard(context: &zmq::Context, settings: &Settings, shared: &Arc<Shared>) -> Result<Option<Handle>> {
-    if settings.allow.is_empty() {
-        return Ok(None);
-    }
-    let guard = Guard::new(context, settings.allow.clone());
-    let guard = guard.map_err(|error| Error::new(Kind::Os, format!("--allow cannot be kept: {error}.")))?;
-    thread("dao-zap", Stop::new(), shared, move |_, stop| guard.run(stop)).map(Some)
 }
 
 /// Redis' IPv4 address.

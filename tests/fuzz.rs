@@ -10,8 +10,8 @@ mod mutate;
 mod shm_common;
 
 use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::peer::{Forms, Heard, Manners, Peer};
 use daoserver::bridge::stats::MirrorStats;
-use daoserver::bridge::tcp::TcpOutlet;
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::{DType, Shape};
 use daoserver::log;
@@ -19,7 +19,7 @@ use daoserver::shm::{self, Access, Reader, Segment, Writer};
 use daoserver::wire::frame::{
     ASK_AGAIN, FrameHeader, FrameKind, HEADER_BYTES, TRAILER_BYTES, hello, stream_length, trailer,
 };
-use daoserver::wire::pickle;
+use daoserver::wire::{pickle, zmtp};
 use memory::most_allocated;
 use mutate::{Mutations, pieces};
 use shm_common::{Place, golden_dir, manifest, spec};
@@ -234,15 +234,45 @@ fn hung_up(peer: &mut TcpStream) -> bool {
     }
 }
 
-/// A client's bytes to a publisher, over a real connection.
+/// What a client says to a publisher, over a real connection. `understood`: what it then wants, where that is known.
+fn clients(mutations: &Mutations, understood: impl Fn(&[u8]) -> Option<Forms>) {
+    log::set_level(log::Level::Error);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let manners = Manners { boot_id: BOOT_ID, streams: true, answers_within: Duration::from_secs(3) };
+    mutations.run(|input| {
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut peer = Peer::new(stream);
+        client.write_all(input).unwrap();
+        let mut heard = Heard::Fine;
+        let cost = most_allocated(|| {
+            // As much as it has sent, a bounded part at each look.
+            for _ in 0..input.len() / 64 + 2 {
+                if heard == Heard::Fine {
+                    heard = peer.listen(&manners);
+                }
+            }
+        });
+        assert!(cost <= 8 * 1_024 + 2 * input.len(), "{cost}");
+        if let Some(wanted) = understood(input) {
+            assert_eq!((heard, peer.wants()), (Heard::Fine, wanted));
+        }
+        drop(client);
+        for _ in 0..1_000 {
+            if heard != Heard::Fine {
+                return;
+            }
+            heard = peer.listen(&manners);
+        }
+        panic!("who has gone stays");
+    });
+}
+
+/// Mirrors of ours, over a TCP stream.
 #[test]
 fn hellos() {
-    log::set_level(log::Level::Error);
-    let mut outlet = (20_000..30_000)
-        .find_map(|port| {
-            TcpOutlet::bind(Ipv4Addr::LOCALHOST, [port].into_iter(), BOOT_ID, 12, Vec::new()).ok()
-        })
-        .unwrap();
     let good = hello(BOOT_ID);
     let asks = [&good[..], &[ASK_AGAIN; 5]].concat();
     let seeds = vec![good.to_vec(), asks, hello(1).to_vec(), b"GET / HTTP/1.1\r\n\r\n".to_vec()];
@@ -252,27 +282,33 @@ fn hellos() {
         pieces: pieces(&["A", "DAOt\x01\0", "AAAAAAAAAAAAAAAA"]),
         bytes_max: 2_000,
     };
-    mutations.run(|input| {
-        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, outlet.port())).unwrap();
-        client.write_all(input).unwrap();
-        let asked = input.strip_prefix(&good).filter(|asks| asks.iter().all(|byte| *byte == ASK_AGAIN));
-        let cost = most_allocated(|| {
-            outlet.take_subscriptions();
-        });
-        assert!(cost <= 8 * 1_024, "{cost}");
-        // Many questions at once are none of a mirror's; some are left for the next look.
-        if asked.is_none_or(|asks| asks.len() < 16) {
-            assert_eq!(outlet.has_peers(), asked.is_some());
-        }
-        drop(client);
-        for _ in 0..1_000 {
-            outlet.take_subscriptions();
-            if outlet.descriptors().count() == 1 {
-                return;
-            }
-        }
-        panic!("who has gone stays");
+    clients(&mutations, |input| {
+        let asks = input.strip_prefix(&good)?;
+        // Many questions at once are none of a mirror's.
+        let few = asks.len() < 16 && asks.iter().all(|byte| *byte == ASK_AGAIN);
+        few.then_some(Forms { stream: true, ..Forms::default() })
     });
+}
+
+/// Subscribers over ZMQ.
+#[test]
+fn subscribers() {
+    let ready = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB";
+    let open = [&zmtp::greeting()[..], ready].concat();
+    let says = |rest: &[u8]| [&open[..], rest].concat();
+    let python = says(b"\x00\x0a\x01frameData");
+    let seeds = vec![
+        python.clone(),
+        says(b"\x04\x13\x09SUBSCRIBEdaoFrame1\x04\x09\x04PING\0\x0aab\x04\x07\x04PONGab"),
+        says(b"\x00\x01\x01\x00\x04\x00dao\x02\0\0\0\0\0\0\0\x02\x01d"),
+    ];
+    let mutations = Mutations {
+        target: "subscribers",
+        seeds,
+        pieces: pieces(&["\x04\x07\x04PING\0\0", "\x00\x01\x01", "\x00\x01\x00", "\x02\0\0\0\0\0\0\x04\0"]),
+        bytes_max: 4_000,
+    };
+    clients(&mutations, |input| (input == python).then_some(Forms { python: true, ..Forms::default() }));
 }
 
 #[test]

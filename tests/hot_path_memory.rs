@@ -13,9 +13,7 @@ use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
 use daoserver::bridge::publisher::{Publisher, Started};
-use daoserver::bridge::sockets::PubSocket;
 use daoserver::bridge::stats::MirrorStats;
-use daoserver::bridge::tcp::TcpOutlet;
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::DType;
 use daoserver::shm::{self, Keyword, KeywordValue, Writer};
@@ -89,12 +87,8 @@ impl Stream {
         let frame_bytes = spec.frame_bytes();
         let path = place.path("src");
         let writer = Writer::new(shm::create(&path, &spec, &keywords).unwrap()).unwrap();
-        let zmq = PubSocket::bind(&context, LOOPBACK, [port()].into_iter(), frame_bytes, false).unwrap();
-        let tcp = (transport == Transport::Tcp).then(|| {
-            let ports = [port()].into_iter();
-            TcpOutlet::bind(LOOPBACK, ports, zmq.boot_id(), frame_bytes, Vec::new()).unwrap()
-        });
-        let outlet = Outlet { zmq, tcp };
+        let streams = transport == Transport::Tcp;
+        let outlet = Outlet::bind(LOOPBACK, [port()].into_iter(), frame_bytes, streams, Vec::new()).unwrap();
         let (publisher, started) = Publisher::new(&path, outlet, Arc::new(Origins::default()), None).unwrap();
         let mirrors = (0..mirrors)
             .map(|number| {

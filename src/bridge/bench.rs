@@ -2,8 +2,8 @@
 //! process, over loopback, in turns, so that a noisy machine is noisy for all of them.
 
 use crate::bridge::origins::Origins;
+use crate::bridge::outlet::Outlet;
 use crate::bridge::publisher::Publisher;
-use crate::bridge::sockets::PubSocket;
 use crate::bridge::worker::Worker;
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind, Result};
@@ -176,9 +176,9 @@ fn publisher(
 ) -> Result<Row> {
     let context = zmq::Context::new();
     let frame_bytes = writer.segment().spec().frame_bytes();
-    let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, 20_000..32_000, frame_bytes, false)
+    let outlet = Outlet::bind(Ipv4Addr::LOCALHOST, 20_000..32_000, frame_bytes, false, Vec::new())
         .map_err(|why| failed("bind a port")(&why))?;
-    let (mut publisher, started) = Publisher::new(&place.segment, socket, Arc::new(Origins::default()), None)
+    let (mut publisher, started) = Publisher::new(&place.segment, outlet, Arc::new(Origins::default()), None)
         .map_err(|why| failed("open its segment")(&why))?;
     let _subscriber = Subscriber::new(&context, started.port, topic)?;
     let work = |publisher: &mut Publisher| publisher.do_work().map_err(|why| failed("publish")(&why));

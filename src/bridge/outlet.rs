@@ -1,88 +1,217 @@
-//! Where a publisher's frames go: to all subscribers over ZMQ, of both wires, and to those over TCP.
+//! Where a publisher's frames go: one port, to which mirrors of ours come over a TCP stream, and subscribers over ZMQ, of
+//! both wires. One connection a client.
+//!
+//! A message is written by one system call, from the one buffer that the frame was copied into. What a connection cannot
+//! take at once is finished later, and frames that come meanwhile are left out for it: a slow client gets the newest
+//! frame, and the others lose nothing.
+//!
+//! Over a stream a message is a header of 128 bytes, the pixels, the keywords if the header says so, and a trailer; the
+//! mirror's side is [`crate::bridge::tcp_inlet`]. Over ZMQ it is the parts that [`crate::wire`] describes, as
+//! [`crate::wire::zmtp`] has them; the other side is libzmq, in our mirrors too.
 
-use crate::bridge::sockets::{PubSocket, Topics};
-use crate::bridge::tcp::TcpOutlet;
-use crate::os::zmq_ext::SendPool;
-use std::ops::Range;
-use std::os::fd::RawFd;
+use crate::bridge::guard::{Door, TurnedAway};
+use crate::bridge::peer::{Forms, Heard, Manners, Message, Peer};
+use crate::bridge::sockets::{answers_within, buffer_bytes};
+use crate::limits;
+use crate::os::{clock, poll, process, tcp};
+use crate::settings::Cidr;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-/// The sockets of one publisher, bound.
-pub struct Outlet {
-    /// Always there: Python peers know nothing else.
-    pub zmq: PubSocket,
-    /// Where it is offered.
-    pub tcp: Option<TcpOutlet>,
-}
+/// What is not acknowledged for so long ends a connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+/// When buffers run out, who has taken longer than this for a message, and longer than ten bytes a microsecond take,
+/// is ended.
+const SLOW: Duration = Duration::from_secs(1);
 
-/// Over ZMQ alone.
-impl From<PubSocket> for Outlet {
-    fn from(zmq: PubSocket) -> Outlet {
-        Outlet { zmq, tcp: None }
-    }
+/// The port of one publisher, bound.
+pub struct Outlet {
+    listener: TcpListener,
+    port: u16,
+    manners: Manners,
+    buffer_bytes: usize,
+    door: Door,
+    turned_away: TurnedAway,
+    peers: Vec<Peer>,
+    waiting: poll::Many,
 }
 
 impl Outlet {
-    /// The port of TCP, where it is offered.
+    /// Binds the first of these ports that the operating system gives. Who is not one of `allow` is turned away.
+    /// `streams`: mirrors of ours may come over TCP.
+    pub fn bind(
+        ip: Ipv4Addr,
+        ports: impl Iterator<Item = u16>,
+        frame_bytes: usize,
+        streams: bool,
+        allow: Vec<Cidr>,
+    ) -> Result<Outlet, String> {
+        let mut refused = String::from("no port to try");
+        for port in ports {
+            let bound = TcpListener::bind((ip, port)).and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            });
+            match bound {
+                Ok(listener) => {
+                    let manners = Manners {
+                        boot_id: clock::random_u64(),
+                        streams,
+                        answers_within: answers_within(frame_bytes),
+                    };
+                    return Ok(Outlet {
+                        listener,
+                        port,
+                        manners,
+                        buffer_bytes: buffer_bytes(frame_bytes),
+                        door: Door::new(allow),
+                        turned_away: TurnedAway::new(port),
+                        peers: Vec::new(),
+                        waiting: poll::Many::default(),
+                    });
+                }
+                Err(error) => refused = format!("port {port}: {error}"),
+            }
+        }
+        Err(format!("no free port on {ip}; the last one tried was {refused}"))
+    }
+
+    /// The bound port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same, where mirrors of ours may come over TCP.
     pub fn tcp_port(&self) -> Option<u16> {
-        self.tcp.as_ref().map(TcpOutlet::port)
+        self.manners.streams.then_some(self.port)
     }
 
-    /// Who takes frames, as of the last look.
-    pub fn subscribed(&self) -> Topics {
-        Topics { tcp: self.tcp.as_ref().is_some_and(TcpOutlet::has_peers), ..self.zmq.subscribed() }
+    /// What tells the publisher on this port from an earlier or later one.
+    pub fn boot_id(&self) -> u64 {
+        self.manners.boot_id
     }
 
-    /// Looks who has come; says where somebody wants the current frame.
-    pub fn take_subscriptions(&mut self) -> Topics {
-        let asked = self.tcp.as_mut().is_some_and(TcpOutlet::take_subscriptions);
-        Topics { tcp: asked, ..self.zmq.take_subscriptions() }
+    /// In which forms frames are wanted, as of the last look.
+    pub fn subscribed(&self) -> Forms {
+        self.peers.iter().fold(Forms::default(), |all, peer| all.or(peer.wants()))
     }
 
-    /// Sends over TCP: to all, or to those alone who want the current frame. How many are still at an older one.
-    pub fn send_tcp(
-        &mut self,
-        head: &[u8; crate::wire::frame::HEADER_BYTES],
-        seq: u64,
-        pixels: Option<(&SendPool, usize, Range<usize>)>,
-        keywords: Option<&[u8]>,
-        only_asking: bool,
-    ) -> usize {
-        self.tcp.as_mut().map_or(0, |tcp| tcp.send(head, seq, pixels, keywords, only_asking))
-    }
-
-    /// No buffer is free: who keeps one for too long over TCP is ended.
-    pub fn end_slow(&mut self) {
-        self.tcp.iter_mut().for_each(TcpOutlet::end_slow);
-    }
-
-    /// Goes on with what has not left whole. Is there any?
-    pub fn progress(&mut self) -> bool {
-        let Some(tcp) = self.tcp.as_mut().filter(|tcp| tcp.is_sending()) else { return false };
-        tcp.progress();
-        tcp.is_sending()
-    }
-
-    /// What can be read when a subscriber comes, speaks or goes.
+    /// What can be read when a client comes, speaks or goes.
     pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
-        self.zmq.descriptor().into_iter().chain(self.tcp.iter().flat_map(TcpOutlet::descriptors))
+        std::iter::once(self.listener.as_raw_fd()).chain(self.peers.iter().map(Peer::descriptor))
     }
 
-    /// Is a frame on its way that has not left whole?
+    /// Is a message on its way that has not left whole?
     pub fn is_sending(&self) -> bool {
-        self.tcp.as_ref().is_some_and(TcpOutlet::is_sending)
+        self.peers.iter().any(Peer::is_sending)
     }
 
     /// Is one leaving now, part by part?
     pub fn is_under_way(&self, now_ns: i64) -> bool {
-        self.tcp.as_ref().is_some_and(|tcp| tcp.is_under_way(now_ns))
+        self.peers.iter().any(|peer| peer.is_under_way(now_ns))
+    }
+
+    /// Is somebody just saying who it is?
+    pub fn is_greeting(&self) -> bool {
+        self.peers.iter().any(Peer::is_greeting)
+    }
+
+    /// Takes connections and what they say. In which forms does somebody want the current frame?
+    pub fn take_subscriptions(&mut self) -> Forms {
+        // Bounded, so that a crowd at the door costs nobody a frame.
+        for _ in 0..64 {
+            let Ok((stream, from)) = self.listener.accept() else { break };
+            if !self.door.lets_in(&from.ip().to_string()) {
+                continue;
+            }
+            // The lowest free number: so many are in use. libzmq ends the process when none is left.
+            let free = process::descriptor_limit().saturating_sub(stream.as_raw_fd() as u64);
+            if free < limits::DESCRIPTORS_SPARE {
+                self.turned_away.count(Some(from.ip()), "descriptors run out");
+                continue;
+            }
+            if self.peers.len() >= limits::CLIENTS_MAX {
+                self.turned_away.count(Some(from.ip()), "there are too many");
+                // Who has not said who it is makes room.
+                match self.peers.iter().position(|peer| !peer.is_known()) {
+                    Some(silent) => drop(self.peers.remove(silent)),
+                    None => continue,
+                }
+            }
+            let ready = tcp::prepare(&stream, self.buffer_bytes)
+                .and_then(|()| tcp::set_user_timeout(&stream, UNACKNOWLEDGED));
+            if ready.is_ok() {
+                self.peers.push(Peer::new(stream));
+            }
+        }
+        let Outlet { manners, turned_away, peers, .. } = self;
+        let mut asks = Forms::default();
+        peers.retain_mut(|peer| match peer.listen(manners) {
+            Heard::Fine => {
+                asks = asks.or(peer.asks());
+                true
+            }
+            Heard::Gone => false,
+            Heard::Nonsense(why) => {
+                turned_away.count(peer.ip(), why);
+                false
+            }
+        });
+        asks
+    }
+
+    /// Ends those that have been at one message for too long: each keeps a buffer, and there are no more.
+    pub fn end_slow(&mut self) {
+        let turned_away = &self.turned_away;
+        self.peers.retain(|peer| {
+            let slow = peer.is_slow(SLOW);
+            if slow {
+                turned_away.count(peer.ip(), "it is slow, and buffers run out");
+            }
+            !slow
+        });
+    }
+
+    /// Sends a message to all who want its form, or to those alone who want the current frame in it. Gives how many could
+    /// not take it, since they are still at an older one.
+    pub fn send(&mut self, message: &Message, only_asking: bool) -> usize {
+        let mut left_out = 0;
+        self.peers.retain_mut(|peer| {
+            let whom = if only_asking { peer.asks() } else { peer.wants() };
+            if !whom.has(message.form) {
+                return true;
+            }
+            let sent = peer.send(message);
+            left_out += usize::from(matches!(sent, Ok(false)));
+            sent.is_ok()
+        });
+        left_out
+    }
+
+    /// Goes on with what has not left whole. Is there any?
+    pub fn progress(&mut self) -> bool {
+        if !self.is_sending() {
+            return false;
+        }
+        self.peers.retain_mut(|peer| peer.progress().is_ok());
+        self.is_sending()
     }
 
     /// Waits, at most this long, and less if a client that is still being sent to takes more.
     pub fn wait(&self, time: Duration) {
-        match self.tcp.as_ref().filter(|tcp| tcp.is_sending()) {
-            Some(tcp) => tcp.wait(time),
-            None => std::thread::sleep(time),
+        let sending = self.peers.iter().find(|peer| peer.is_sending());
+        if sending.is_none_or(|peer| poll::writable(peer.stream(), time).is_err()) {
+            std::thread::sleep(time);
         }
+    }
+
+    /// Waits until a client comes, speaks or goes, at most this long.
+    pub fn wait_for_news(&mut self, time: Duration) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.clear();
+        self.descriptors().for_each(|descriptor| waiting.push(0, descriptor));
+        waiting.wait(time);
+        self.waiting = waiting;
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::outlet::Outlet;
-use crate::bridge::sockets::{Sent, Topics, queue_frames};
+use crate::bridge::peer::{Form, Forms, Message};
+use crate::bridge::pool::SendPool;
 use crate::bridge::stats::{PublisherStats, RateMeter};
 use crate::bridge::watch::{WATCH_FROM, Watch};
 use crate::bridge::worker::{Ended, Worker};
@@ -10,10 +11,9 @@ use crate::dtype::{DType, Shape};
 use crate::limits;
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
-use crate::os::zmq_ext::SendPool;
 use crate::shm::{Access, FrameMeta, OpenError, Outcome, Reader, Segment};
-use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES};
-use crate::wire::pickle;
+use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES, trailer};
+use crate::wire::{pickle, zmtp};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,9 +26,11 @@ const PIXEL_OFFSET: usize = 320;
 const _: () =
     assert!(PIXEL_OFFSET >= HEADER_BYTES + pickle::PREFIX_BYTES_MAX && PIXEL_OFFSET.is_multiple_of(64));
 
-/// New subscribers are noticed within this time, however idle the stream.
+/// New subscribers are noticed within this time, however busy the stream.
 const SUBSCRIPTION_POLL_NS: i64 = 5_000_000;
-/// Who has no subscriber sleeps for so long at a time: then that is noticed within this time.
+/// Who is just saying who it is need not wait for that.
+const GREETING_POLL_NS: i64 = 500_000;
+/// Who has no subscriber waits for one so long at a time.
 const UNSUBSCRIBED_PARK: Duration = Duration::from_millis(20);
 /// The segment's file is looked at, for having been replaced, so often.
 const FILE_CHECK_NS: i64 = 200_000_000;
@@ -46,6 +48,9 @@ pub struct Publisher {
     pickle: Range<usize>,
     keywords: Vec<u8>,
     keywords_now: Vec<u8>,
+    /// Beginning and end of a message, put together.
+    head: Vec<u8>,
+    tail: Vec<u8>,
     origins: Arc<Origins>,
     back: Option<Back>,
     /// The pixels of the frame sent last, if they are to be compared; who else writes may have changed them since
@@ -53,7 +58,7 @@ pub struct Publisher {
     sent_hash: Option<u64>,
     compare: bool,
     /// New subscribers wait for the current frame.
-    resend: Topics,
+    resend: Forms,
     /// Keywords go along with a frame when they have changed, and now and then all the same: a frame may get lost.
     next_keywords_ns: i64,
     /// Nobody has subscribed since the last frame that was copied.
@@ -62,7 +67,7 @@ pub struct Publisher {
     starved: bool,
     /// Looks at the counter while we sleep for long.
     watch: Option<Watch>,
-    /// Of a write-back: the owner's queue was full. libzmq says so once, and not for which frames.
+    /// Of a write-back: the owner was still being sent an older frame when there was a newer one.
     maybe_left_out: bool,
     rate: RateMeter,
     next_subscription_poll_ns: i64,
@@ -124,17 +129,15 @@ impl Publisher {
     /// the segment itself.
     pub fn new(
         path: &Path,
-        outlet: impl Into<Outlet>,
+        outlet: Outlet,
         origins: Arc<Origins>,
         back: Option<Back>,
     ) -> Result<(Publisher, Started), StartError> {
-        let outlet = outlet.into();
         let segment = Segment::open(path, Access::Read).map_err(StartError::Segment)?;
         let spec = segment.spec().clone();
         // Those of a segment are its owner's: a write-back sends frames, not keywords.
         let keywords = if back.is_some() { 0 } else { spec.keywords };
         let frame_bytes = spec.frame_bytes();
-        let (socket, queue) = (&outlet.zmq, queue_frames(frame_bytes));
         let header = FrameHeader {
             kind: FrameKind::Frame,
             on_subscription: false,
@@ -142,7 +145,7 @@ impl Publisher {
             dtype: spec.dtype,
             shape: spec.shape,
             keywords,
-            boot_id: socket.boot_id(),
+            boot_id: outlet.boot_id(),
             seq: 0,
             cnt0: 0,
             cnt1: 0,
@@ -158,7 +161,7 @@ impl Publisher {
         };
         let stats = Arc::new(PublisherStats::default());
         let started = Started {
-            port: socket.port(),
+            port: outlet.port(),
             tcp_port: outlet.tcp_port(),
             boot_id: header.boot_id,
             shape: spec.shape,
@@ -170,9 +173,8 @@ impl Publisher {
         let pickle = pickle::Frame::new(&spec.shape, spec.dtype);
         let suffix_at = PIXEL_OFFSET + frame_bytes;
         let pickle_range = PIXEL_OFFSET - pickle.prefix.len()..suffix_at + pickle.suffix.len();
-        // One being filled, those in a queue, one on its way. Of large frames fewer: more are made when they are needed.
-        let large = if frame_bytes > limits::QUEUE_BYTES { 3 } else { queue + 2 };
-        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { large };
+        // One being filled, and some on their way. More are made when they are needed.
+        let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { 3 };
         let buffers_max =
             (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, limits::STUCK_SUBSCRIBERS * buffers);
         let mut reader = Reader::new(segment);
@@ -193,11 +195,13 @@ impl Publisher {
             pickle: pickle_range,
             keywords: vec![0; keyword_bytes],
             keywords_now: vec![0; keyword_bytes],
+            head: Vec::with_capacity(PIXEL_OFFSET + 64),
+            tail: Vec::with_capacity(keyword_bytes + 64),
             origins,
             back,
             sent_hash: None,
             compare: false,
-            resend: Topics::default(),
+            resend: Forms::default(),
             next_keywords_ns: 0,
             away: true,
             starved: false,
@@ -299,66 +303,89 @@ impl Publisher {
         }
         self.note_sent(index);
         // A frame that was sent before is only for those who have come since.
-        let topics = if seen_before { self.resend } else { self.outlet.subscribed() };
-        if topics.dao || topics.tcp {
-            self.send_dao(index, topics, seen_before)?;
+        let forms = if seen_before { self.resend } else { self.outlet.subscribed() };
+        if forms.dao || forms.stream {
+            self.send_dao(index, forms, seen_before);
         }
-        if topics.python {
-            self.send_python(index)?;
+        if forms.python {
+            self.send_python(index, seen_before);
         }
-        (self.resend, self.away) = (Topics::default(), false);
+        (self.resend, self.away) = (Forms::default(), false);
         let count = if seen_before { &self.stats.resent } else { &self.stats.frames };
         count.fetch_add(1, Relaxed);
         Ok(1)
     }
 
-    fn send_dao(&mut self, index: usize, topics: Topics, seen_before: bool) -> Result<(), Ended> {
+    fn send_dao(&mut self, index: usize, forms: Forms, only_asking: bool) {
         let now_ns = clock::monotonic_ns();
         self.reader.segment().copy_keywords_raw(&mut self.keywords_now);
         let keywords_due =
             self.keywords != self.keywords_now || self.resend.any() || now_ns >= self.next_keywords_ns;
         self.header.keywords_follow = keywords_due && !self.keywords.is_empty();
         self.header.sent_ns = clock::realtime_ns();
+        if self.header.keywords_follow {
+            self.keywords.copy_from_slice(&self.keywords_now);
+            self.next_keywords_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
+        }
         if let Some(head) = self.pool.buffer_mut(index).first_chunk_mut() {
             self.header.encode(head);
         }
-        let keywords = if self.header.keywords_follow {
-            self.keywords.copy_from_slice(&self.keywords_now);
-            self.next_keywords_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
-            Some(self.keywords.as_slice())
-        } else {
-            None
-        };
+        let keywords = if self.header.keywords_follow { &self.keywords[..] } else { &[] };
+        let end = PIXEL_OFFSET + self.frame_bytes;
         let mut left_out = 0;
-        // First: TCP sends at once, ZMQ only hands over.
-        if topics.tcp {
-            let mut head = [0; HEADER_BYTES];
-            FrameHeader { pixel_offset: HEADER_BYTES as u32, ..self.header }.encode(&mut head);
-            let pixels = (&self.pool, index, PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes);
-            left_out = self.outlet.send_tcp(&head, self.header.seq, Some(pixels), keywords, seen_before);
+        if forms.stream {
+            begin_stream(&mut self.head, &self.header);
+            self.tail.clear();
+            self.tail.extend_from_slice(keywords);
+            self.tail.extend_from_slice(&trailer(self.header.seq));
+            let body = Some((&self.pool, index, PIXEL_OFFSET..end));
+            let message = Message { form: Form::Stream, head: &self.head, body, tail: &self.tail };
+            left_out += self.outlet.send(&message, only_asking);
         }
-        if topics.dao {
-            let range = 0..PIXEL_OFFSET + self.frame_bytes;
-            let sent =
-                self.outlet.zmq.send(TOPIC_DAO, &self.pool, index, range, keywords).map_err(socket_failed)?;
-            left_out += usize::from(sent == Sent::NotToAll);
+        if forms.dao {
+            begin_message(&mut self.head, TOPIC_DAO, end, !keywords.is_empty());
+            self.tail.clear();
+            if !keywords.is_empty() {
+                zmtp::begin_part(&mut self.tail, keywords.len(), false);
+                self.tail.extend_from_slice(keywords);
+            }
+            let body = Some((&self.pool, index, 0..end));
+            let message = Message { form: Form::Dao, head: &self.head, body, tail: &self.tail };
+            left_out += self.outlet.send(&message, only_asking);
         }
         if left_out > 0 {
             self.count_queue_full(1);
         }
         self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
-        Ok(())
     }
 
     /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
-    fn send_python(&mut self, index: usize) -> Result<(), Ended> {
-        let range = self.pickle.clone();
-        let sent =
-            self.outlet.zmq.send(TOPIC_PYTHON, &self.pool, index, range, None).map_err(socket_failed)?;
-        if sent == Sent::NotToAll {
+    fn send_python(&mut self, index: usize, only_asking: bool) {
+        begin_message(&mut self.head, TOPIC_PYTHON, self.pickle.len(), false);
+        let body = Some((&self.pool, index, self.pickle.clone()));
+        let message = Message { form: Form::Python, head: &self.head, body, tail: &[] };
+        if self.outlet.send(&message, only_asking) > 0 {
             self.stats.python_queue_full.fetch_add(1, Relaxed);
         }
-        Ok(())
+    }
+
+    /// The owner has nothing new, and lives. Whoever is still being sent a frame hears that without.
+    fn send_alive(&mut self) {
+        let alive = FrameHeader {
+            kind: FrameKind::Alive,
+            on_subscription: false,
+            keywords_follow: false,
+            ..self.header
+        };
+        begin_stream(&mut self.head, &alive);
+        let tail = trailer(self.header.seq);
+        self.outlet.send(&Message { form: Form::Stream, head: &self.head, body: None, tail: &tail }, false);
+        let mut message = [0; PIXEL_OFFSET];
+        if let Some(head) = message.first_chunk_mut() {
+            alive.encode(head);
+        }
+        begin_message(&mut self.head, TOPIC_DAO, message.len(), false);
+        self.outlet.send(&Message { form: Form::Dao, head: &self.head, body: None, tail: &message }, false);
     }
 
     /// The write-back of a mirror: frames that a program on this machine wrote, and no others.
@@ -380,8 +407,8 @@ impl Publisher {
         if self.reader.has_news() { self.copy_and_send(false) } else { Ok(0) }
     }
 
-    /// A queue was full lately, and nobody can say for which frames: the newest local one is sent again, as a new one,
-    /// since nothing may come after it and the owner's older one would win. `false`: there was no need.
+    /// Frames were left out lately: the newest local one is sent again, as a new one, since nothing may come after it and
+    /// the owner's older one would win. `false`: there was no need.
     pub fn make_sure(&mut self) -> Result<bool, Ended> {
         if !std::mem::take(&mut self.maybe_left_out) || !self.stats.open.load(Relaxed) {
             return Ok(false);
@@ -407,7 +434,6 @@ impl Publisher {
 
     /// What was sent last is on its way even if this publisher ends now.
     pub fn linger(&mut self) {
-        self.outlet.zmq.linger(limits::WRITE_BACK_LINGER);
         let deadline = clock::monotonic_ns() + limits::WRITE_BACK_LINGER.as_nanos() as i64;
         // What the kernel has taken it sends by itself.
         while self.outlet.progress() && clock::monotonic_ns() < deadline {
@@ -466,8 +492,10 @@ impl Publisher {
     /// What is due by the clock, whether frames come or not.
     fn housekeeping(&mut self, now_ns: i64) -> Result<(), Ended> {
         if now_ns >= self.next_subscription_poll_ns {
-            self.next_subscription_poll_ns = now_ns + SUBSCRIPTION_POLL_NS;
             let new = self.outlet.take_subscriptions();
+            let greeting = self.outlet.is_greeting();
+            self.next_subscription_poll_ns =
+                now_ns + if greeting { GREETING_POLL_NS } else { SUBSCRIPTION_POLL_NS };
             // What stands in a mirror is the owner's own, or older than what it has.
             if self.back.is_none() {
                 self.resend = self.resend.or(new);
@@ -486,33 +514,26 @@ impl Publisher {
         }
         if now_ns >= self.next_alive_ns {
             self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
-            let topics = self.outlet.subscribed();
-            if topics.dao || topics.tcp {
-                let alive = FrameHeader {
-                    kind: FrameKind::Alive,
-                    on_subscription: false,
-                    keywords_follow: false,
-                    ..self.header
-                };
-                let mut message = [0; PIXEL_OFFSET];
-                if let Some(head) = message.first_chunk_mut() {
-                    alive.encode(head);
-                }
-                if topics.dao {
-                    self.outlet.zmq.send_small(TOPIC_DAO, &message).map_err(socket_failed)?;
-                }
-                let mut head = [0; HEADER_BYTES];
-                FrameHeader { pixel_offset: HEADER_BYTES as u32, ..alive }.encode(&mut head);
-                // Whoever is still being sent a frame hears that we live.
-                self.outlet.send_tcp(&head, self.header.seq, None, None, false);
-            }
+            self.send_alive();
         }
         Ok(())
     }
 }
 
-fn socket_failed(error: zmq::Error) -> Ended {
-    Ended::Socket(error.to_string())
+/// The header as it stands in a stream, where the pixels follow at once.
+fn begin_stream(out: &mut Vec<u8>, header: &FrameHeader) {
+    let mut head = [0; HEADER_BYTES];
+    FrameHeader { pixel_offset: HEADER_BYTES as u32, ..*header }.encode(&mut head);
+    out.clear();
+    out.extend_from_slice(&head);
+}
+
+/// A message of ZMQ, up to its second part, which has so many bytes.
+fn begin_message(out: &mut Vec<u8>, topic: &str, bytes: usize, more: bool) {
+    out.clear();
+    zmtp::begin_part(out, topic.len(), true);
+    out.extend_from_slice(topic.as_bytes());
+    zmtp::begin_part(out, bytes, more);
 }
 
 impl Worker for Publisher {
@@ -545,9 +566,10 @@ impl Worker for Publisher {
     fn park(&mut self, time: Duration) {
         // Without a subscriber nothing is urgent but the next subscriber.
         if !self.outlet.subscribed().any() {
-            return self
-                .outlet
-                .wait(time.clamp(Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64), UNSUBSCRIBED_PARK));
+            let shortest = Duration::from_nanos(SUBSCRIPTION_POLL_NS as u64);
+            self.outlet.wait_for_news(time.clamp(shortest, UNSUBSCRIBED_PARK));
+            self.next_subscription_poll_ns = 0;
+            return;
         }
         match &mut self.watch {
             Some(watch) if time > WATCH_FROM && !self.outlet.is_sending() => {

@@ -1,18 +1,13 @@
-//! The ZMQ sockets of a stream, with every option set before they bind or connect; the reasons are libzmq's, beside
-//! each option.
+//! The ZMQ socket of a mirror, with every option set before it connects; the reasons are libzmq's, beside each option.
 
 use crate::limits;
-use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
-use crate::os::zmq_ext::{SendPool, set_xpub_nodrop};
+use crate::naming::TOPIC_PYTHON;
 use crate::os::{clock, poll};
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::ops::Range;
-use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// Frames that may wait for one subscriber: about a megabyte of them, but neither so few that an idle link loses
-/// frames nor so many that a slow subscriber gets old ones.
+/// Frames that may wait in a mirror's queue: about a megabyte of them, but neither so few that an idle link loses
+/// frames nor so many that a slow one gets old ones.
 pub fn queue_frames(frame_bytes: usize) -> usize {
     (limits::QUEUE_BYTES / frame_bytes.max(1)).clamp(limits::QUEUE_FRAMES_MIN, limits::QUEUE_FRAMES_MAX)
 }
@@ -24,214 +19,25 @@ pub fn buffer_bytes(frame_bytes: usize) -> usize {
     (2 * frame_bytes).clamp(smallest, largest)
 }
 
-fn set_common(socket: &zmq::Socket, frame_bytes: usize) -> zmq::Result<()> {
+/// Who is asked for a sign of life over ZMQ gives one within this time: a large frame may stand before the answer.
+pub fn answers_within(frame_bytes: usize) -> Duration {
+    let transfer_ms = frame_bytes as u64 / 10_000; // ten frames at 100 MB/s
+    Duration::from_millis(transfer_ms.clamp(3_000, 60_000))
+}
+
+fn set_options(socket: &zmq::Socket, frame_bytes: usize) -> zmq::Result<()> {
     let buffer_bytes = buffer_bytes(frame_bytes) as i32;
     let queue = queue_frames(frame_bytes) as i32;
-    socket.set_linger(0)?; // what is unsent at close is old
-    socket.set_sndhwm(queue)?;
+    socket.set_linger(0)?;
     socket.set_rcvhwm(queue)?;
-    socket.set_sndbuf(buffer_bytes)?;
     socket.set_rcvbuf(buffer_bytes)?;
     // The only defence against a half-open link. The time-out runs during a long transfer too.
     socket.set_heartbeat_ivl(1_000)?;
-    let transfer_ms = frame_bytes / 10_000; // ten frames at 100 MB/s
-    socket.set_heartbeat_timeout(transfer_ms.clamp(3_000, 60_000) as i32)?;
+    socket.set_heartbeat_timeout(answers_within(frame_bytes).as_millis() as i32)?;
     socket.set_handshake_ivl(5_000)?; // who says nothing keeps a descriptor for so long, not for 30 s
     socket.set_reconnect_ivl(100)?;
     socket.set_reconnect_ivl_max(2_000)?;
     socket.set_tcp_keepalive(1)
-}
-
-/// Which of the two wires.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Topics {
-    /// Ours.
-    pub dao: bool,
-    /// The Python daemon's.
-    pub python: bool,
-    /// Ours over TCP, which has no topics.
-    pub tcp: bool,
-}
-
-impl Topics {
-    /// Is there any?
-    pub fn any(self) -> bool {
-        self.dao || self.python || self.tcp
-    }
-
-    /// Those of both.
-    pub fn or(self, other: Topics) -> Topics {
-        Topics { dao: self.dao || other.dao, python: self.python || other.python, tcp: self.tcp || other.tcp }
-    }
-}
-
-/// How a send went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sent {
-    /// No queue has filled up since the last message.
-    ToAll,
-    /// Some subscriber's queue has filled up; the others have the message.
-    NotToAll,
-}
-
-/// The XPUB socket of one segment.
-pub struct PubSocket {
-    socket: zmq::Socket,
-    port: u16,
-    boot_id: u64,
-    /// What was subscribed and is a prefix of a topic of ours: bounded by the topics' lengths.
-    prefixes: BTreeSet<Vec<u8>>,
-    /// What follows from them.
-    subscribed: Topics,
-}
-
-impl PubSocket {
-    /// Binds the first of these ports that the operating system gives. `guarded`: every connection is first shown to
-    /// [`crate::bridge::guard`].
-    pub fn bind(
-        context: &zmq::Context,
-        ip: Ipv4Addr,
-        ports: impl Iterator<Item = u16>,
-        frame_bytes: usize,
-        guarded: bool,
-    ) -> Result<PubSocket, String> {
-        let open = || {
-            let mut socket = context.socket(zmq::XPUB)?;
-            set_common(&socket, frame_bytes)?;
-            socket.set_maxmsgsize(1_024)?; // subscribers send us subscriptions, nothing else
-            if guarded {
-                socket.set_zap_domain("dao")?;
-            }
-            socket.set_xpub_verbose(true)?; // tell of every subscriber, not only of a topic's first
-            set_xpub_nodrop(&mut socket, true)?;
-            Ok(socket)
-        };
-        let socket = open().map_err(|error: zmq::Error| format!("no socket: {error}"))?;
-        let mut refused = String::from("no port to try");
-        for port in ports {
-            match socket.bind(&format!("tcp://{ip}:{port}")) {
-                Ok(()) => {
-                    return Ok(PubSocket {
-                        socket,
-                        port,
-                        boot_id: clock::random_u64(),
-                        prefixes: BTreeSet::new(),
-                        subscribed: Topics::default(),
-                    });
-                }
-                Err(error @ (zmq::Error::EADDRINUSE | zmq::Error::EACCES)) => {
-                    refused = format!("port {port}: {error}");
-                }
-                Err(error) => return Err(format!("{ip}:{port}: {error}")),
-            }
-        }
-        Err(format!("no free port on {ip}; the last one tried was {refused}"))
-    }
-
-    /// What was sent has so long to leave when the socket closes, where it would be dropped.
-    pub fn linger(&self, time: Duration) {
-        // Refused only when the context ends, and then nothing leaves.
-        let _ = self.socket.set_linger(time.as_millis() as i32);
-    }
-
-    /// What tells the publisher on this socket from an earlier or later one on the same port.
-    pub fn boot_id(&self) -> u64 {
-        self.boot_id
-    }
-
-    /// The bound port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// What somebody subscribed to when subscriptions were taken last.
-    pub fn subscribed(&self) -> Topics {
-        self.subscribed
-    }
-
-    /// Takes the subscriptions that have come, and says which topics have a new subscriber. A PUB socket learns of
-    /// subscribers, dead peers and freed queues only when it is asked or sends.
-    pub fn take_subscriptions(&mut self) -> Topics {
-        let mut new = Topics::default();
-        let waiting = self.socket.get_events().unwrap_or(zmq::PollEvents::empty());
-        if !waiting.contains(zmq::POLLIN) {
-            return new;
-        }
-        // Bounded, so that a peer that floods us costs us no frame.
-        for _ in 0..64 {
-            let Ok(message) = self.socket.recv_msg(zmq::DONTWAIT) else { break };
-            let Some((&subscribes, prefix)) = message.split_first() else { continue };
-            let dao = TOPIC_DAO.as_bytes().starts_with(prefix);
-            let python = TOPIC_PYTHON.as_bytes().starts_with(prefix);
-            if !dao && !python {
-                continue;
-            }
-            if subscribes == 1 {
-                self.prefixes.insert(prefix.to_vec());
-                new = new.or(Topics { dao, python, tcp: false });
-            } else {
-                self.prefixes.remove(prefix);
-            }
-        }
-        let any = |topic: &str| self.prefixes.iter().any(|prefix| topic.as_bytes().starts_with(prefix));
-        self.subscribed = Topics { dao: any(TOPIC_DAO), python: any(TOPIC_PYTHON), tcp: false };
-        new
-    }
-
-    /// Has something to read when there is news since the last look.
-    pub fn descriptor(&self) -> Option<RawFd> {
-        self.socket.get_fd().ok()
-    }
-
-    /// Sends one message: topic, a range of the pool's buffer, and perhaps a third part. Never waits.
-    pub fn send(
-        &mut self,
-        topic: &str,
-        pool: &SendPool,
-        buffer: usize,
-        range: Range<usize>,
-        third: Option<&[u8]>,
-    ) -> zmq::Result<Sent> {
-        let sent = self.begin(topic)?;
-        // Behind the first part the message is let through whole, whatever the queues.
-        let body_flags = if third.is_some() { zmq::DONTWAIT | zmq::SNDMORE } else { zmq::DONTWAIT };
-        pool.send(&mut self.socket, buffer, range, body_flags)?;
-        if let Some(bytes) = third {
-            self.socket.send(bytes, zmq::DONTWAIT)?;
-        }
-        self.end(sent)
-    }
-
-    /// Sends a message of two parts, copied by libzmq. Never waits.
-    pub fn send_small(&mut self, topic: &str, body: &[u8]) -> zmq::Result<Sent> {
-        let sent = self.begin(topic)?;
-        self.socket.send(body, zmq::DONTWAIT)?;
-        self.end(sent)
-    }
-
-    /// Sends a message's first part to everybody whose queue has room.
-    fn begin(&mut self, topic: &str) -> zmq::Result<Sent> {
-        // Credit for what subscribers have taken comes back only when asked for; without this call a short queue
-        // drops half of the frames of an idle link.
-        self.socket.get_events()?;
-        match self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE) {
-            Err(zmq::Error::EAGAIN) => {
-                // Somebody's queue has filled up. Said once: from now on libzmq leaves that subscriber out in
-                // silence, until its queue has drained. The others get the message all the same.
-                set_xpub_nodrop(&mut self.socket, false)?;
-                self.socket.send(topic, zmq::DONTWAIT | zmq::SNDMORE)?;
-                Ok(Sent::NotToAll)
-            }
-            other => other.map(|()| Sent::ToAll),
-        }
-    }
-
-    fn end(&mut self, sent: Sent) -> zmq::Result<Sent> {
-        if sent == Sent::NotToAll {
-            set_xpub_nodrop(&mut self.socket, true)?;
-        }
-        Ok(sent)
-    }
 }
 
 /// The SUB socket of one mirror.
@@ -254,7 +60,7 @@ impl SubSocket {
         frame_bytes: usize,
     ) -> zmq::Result<SubSocket> {
         let socket = context.socket(zmq::SUB)?;
-        set_common(&socket, frame_bytes)?;
+        set_options(&socket, frame_bytes)?;
         // libzmq allocates what a peer's length says: our frame, its header and room, or the keywords.
         let most = frame_bytes + 4_096;
         let keywords = usize::from(limits::KEYWORDS_MAX) * 120;
@@ -344,23 +150,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_in_use_is_skipped() {
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let context = zmq::Context::new();
-        let ports =
-            [port, port.checked_add(1).unwrap_or(20_000), 0].into_iter().take(2).chain(30_000..31_000);
-        let socket = PubSocket::bind(&context, Ipv4Addr::LOCALHOST, ports, 100, false).unwrap();
-        assert_ne!(socket.port(), port);
-        let error =
-            PubSocket::bind(&context, Ipv4Addr::LOCALHOST, [port].into_iter(), 100, false).err().unwrap();
-        assert!(error.contains(&port.to_string()), "{error}");
-    }
-
-    #[test]
     fn queues_hold_about_a_megabyte_within_their_bounds() {
         assert_eq!(queue_frames(64), limits::QUEUE_FRAMES_MAX);
         assert_eq!(queue_frames(64 * 1024), 16);
         assert_eq!(queue_frames(16 << 20), limits::QUEUE_FRAMES_MIN);
+    }
+
+    #[test]
+    fn our_build_of_libzmq_names_its_threads_and_uses_eventfd() {
+        let context = zmq::Context::new();
+        let socket = context.socket(zmq::PUB).unwrap();
+        socket.set_tcp_keepalive(1).unwrap();
+        socket.bind("tcp://127.0.0.1:*").unwrap();
+        // The thread names itself once it runs.
+        let named = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            names.into_iter().any(|name| name.starts_with("ZMQbg"))
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !named() {
+            assert!(std::time::Instant::now() < deadline, "no thread named ZMQbg: see .cargo/config.toml");
+            std::thread::yield_now();
+        }
+        let eventfd = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .any(|target| target.to_string_lossy().contains("eventfd"));
+        assert!(eventfd, "the defines in .cargo/config.toml did not take");
     }
 }

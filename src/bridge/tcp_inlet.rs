@@ -1,7 +1,7 @@
-//! The mirror's side of frames over TCP; what goes over the connection stands in [`crate::bridge::tcp`].
+//! The mirror's side of frames over TCP; what goes over the connection stands in [`crate::bridge::outlet`].
 
+use crate::bridge::peer::UNDER_WAY_NS;
 use crate::bridge::sockets::buffer_bytes;
-use crate::bridge::tcp::UNDER_WAY_NS;
 use crate::os::clock;
 use crate::os::poll;
 use crate::os::tcp;

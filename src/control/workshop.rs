@@ -6,10 +6,8 @@ use crate::bridge::origins::Origins;
 use crate::bridge::outlet::Outlet;
 use crate::bridge::pace::{Pace, Role};
 use crate::bridge::publisher::{Back, Publisher, Started};
-use crate::bridge::sockets::PubSocket;
 use crate::bridge::stats::{MirrorStats, Wire};
 use crate::bridge::streams::{Bidirectional, Link, Owned};
-use crate::bridge::tcp::TcpOutlet;
 use crate::bridge::watch::Watcher;
 use crate::bridge::worker;
 use crate::control::commands::{Command, Commands};
@@ -94,19 +92,11 @@ impl Workshop {
         let end = base.saturating_add(limits::PORTS_TRIED);
         let start = self.next_port.clamp(base, end);
         let ports = preferred.into_iter().chain(start..end).chain(base..start);
-        let guarded = !self.settings.allow.is_empty();
-        let zmq = PubSocket::bind(&self.context, self.bind_ip, ports.clone(), frame_bytes, guarded)?;
-        let after = |port: u16| port.checked_add(1).filter(|port| *port < end).unwrap_or(base);
-        if preferred != Some(zmq.port()) {
-            self.next_port = after(zmq.port());
-        }
-        let mut outlet = Outlet::from(zmq);
-        if self.settings.transport != Transport::Zmq {
-            let ports = (self.next_port..end).chain(base..self.next_port);
-            let (boot_id, allow) = (outlet.zmq.boot_id(), self.settings.allow.clone());
-            let tcp = TcpOutlet::bind(self.bind_ip, ports, boot_id, frame_bytes, allow)?;
-            self.next_port = after(tcp.port());
-            outlet.tcp = Some(tcp);
+        let streams = self.settings.transport != Transport::Zmq;
+        let outlet = Outlet::bind(self.bind_ip, ports, frame_bytes, streams, self.settings.allow.clone())?;
+        let port = outlet.port();
+        if preferred != Some(port) {
+            self.next_port = port.checked_add(1).filter(|port| *port < end).unwrap_or(base);
         }
         Ok(outlet)
     }
@@ -147,8 +137,7 @@ impl Workshop {
         let known = self.mirror_stats.contains_key(key);
         self.check_descriptors(known)?;
         let socket = self.bind(None, frame_bytes)?;
-        let (zmq, tcp_port) = (&socket.zmq, socket.tcp_port());
-        let back = BackSocket { port: zmq.port(), tcp_port, boot_id: zmq.boot_id() };
+        let back = BackSocket { port: socket.port(), tcp_port: socket.tcp_port(), boot_id: socket.boot_id() };
         self.backs.insert(key.clone(), socket);
         Ok(back)
     }
@@ -178,7 +167,7 @@ impl Workshop {
         let (handle, back) = if target.bidirectional {
             let no_socket = || refused("the socket of its write-back is gone".to_owned());
             let socket = self.backs.remove(key).ok_or_else(no_socket)?;
-            let (origins, me) = (Arc::new(Origins::default()), socket.zmq.boot_id());
+            let (origins, me) = (Arc::new(Origins::default()), socket.boot_id());
             mirror.share(Arc::clone(&origins), me);
             let (back, started) = Publisher::new(&path, socket, origins, Some(Back { me, open: false }))
                 .map_err(|error| refused(error.to_string()))?;

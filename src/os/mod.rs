@@ -1,4 +1,4 @@
-//! What the operating system gives: clocks, threads, signals, interfaces, and the corners of libzmq that need `unsafe`.
+//! What the operating system gives: clocks, threads, signals, interfaces.
 //! Knows nothing of DAO.
 
 pub mod clock;
@@ -11,4 +11,3 @@ pub mod scheduling;
 pub mod signals;
 pub mod tcp;
 pub mod threads;
-pub mod zmq_ext;

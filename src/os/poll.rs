@@ -51,6 +51,17 @@ impl Many {
         self.owners.push(owner);
     }
 
+    /// Waits until one of them can be read, at most this long.
+    pub fn wait(&mut self, time: Duration) {
+        let time = time.min(Duration::from_secs(60));
+        let timeout =
+            libc::timespec { tv_sec: time.as_secs() as libc::time_t, tv_nsec: time.subsec_nanos().into() };
+        let count = self.entries.len() as libc::nfds_t;
+        // SAFETY: valid entries and a valid time for the call's length, and no signal mask; a descriptor that is none
+        // is answered with an event. An interrupted wait is a short wait.
+        unsafe { libc::ppoll(self.entries.as_mut_ptr(), count, &timeout, std::ptr::null()) };
+    }
+
     /// Whose can be read now, without waiting: one system call.
     pub fn ready(&mut self) -> impl Iterator<Item = usize> {
         // SAFETY: valid entries for the call's length; a descriptor that is none is answered with an event.

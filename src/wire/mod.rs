@@ -1,4 +1,4 @@
-//! Bytes to values and back: our frame, requests, records, control messages, times. Pure: no I/O.
+//! Bytes to values and back: our frame, ZMTP, requests, records, control messages, times. Pure: no I/O.
 
 pub mod bench;
 pub mod control;
@@ -7,3 +7,4 @@ pub mod loss;
 pub mod pickle;
 pub mod record;
 pub mod time;
+pub mod zmtp;

@@ -7,9 +7,7 @@ use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
 use daoserver::bridge::publisher::{Publisher, Started};
-use daoserver::bridge::sockets::PubSocket;
 use daoserver::bridge::stats::MirrorStats;
-use daoserver::bridge::tcp::TcpOutlet;
 use daoserver::bridge::worker::{Ended, Worker};
 use daoserver::dtype::DType;
 use daoserver::shm::{self, Access, FrameMeta, Keyword, KeywordValue, Segment, Writer};
@@ -53,13 +51,7 @@ impl Stream {
         let mut spec = spec(SHAPE, DType::U16, depth);
         spec.keywords = keywords.len() as u16;
         let writer = Writer::new(shm::create(&path, &spec, keywords).unwrap()).unwrap();
-        let socket = PubSocket::bind(&context, LOOPBACK, [port()].into_iter(), FRAME_BYTES, false).unwrap();
-        let mut outlet = Outlet::from(socket);
-        if TCP {
-            let boot_id = outlet.zmq.boot_id();
-            let tcp = TcpOutlet::bind(LOOPBACK, [port()].into_iter(), boot_id, FRAME_BYTES, Vec::new());
-            outlet.tcp = Some(tcp.unwrap());
-        }
+        let outlet = Outlet::bind(LOOPBACK, [port()].into_iter(), FRAME_BYTES, TCP, Vec::new()).unwrap();
         let (publisher, started) = Publisher::new(&path, outlet, Arc::new(Origins::default()), None).unwrap();
         Stream { context, place, writer, publisher, started }
     }

@@ -6,10 +6,8 @@ use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
 use daoserver::bridge::publisher::{Back, Publisher, Started};
-use daoserver::bridge::sockets::PubSocket;
 use daoserver::bridge::stats::{MirrorStats, PublisherStats};
 use daoserver::bridge::streams::{Bidirectional, Link, Owned};
-use daoserver::bridge::tcp::TcpOutlet;
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::DType;
 use daoserver::shm::{self, Access, Outcome, Reader, Segment, Writer};
@@ -26,16 +24,9 @@ const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const SHAPE: &str = "140";
 const FRAME_BYTES: usize = 140 * 4;
 
-fn bind(context: &zmq::Context) -> Outlet {
-    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let socket = PubSocket::bind(context, LOOPBACK, [port()].into_iter(), FRAME_BYTES, false).unwrap();
-    let mut outlet = Outlet::from(socket);
-    if TCP {
-        let boot_id = outlet.zmq.boot_id();
-        let tcp = TcpOutlet::bind(LOOPBACK, [port()].into_iter(), boot_id, FRAME_BYTES, Vec::new());
-        outlet.tcp = Some(tcp.unwrap());
-    }
-    outlet
+fn bind() -> Outlet {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    Outlet::bind(LOOPBACK, [port].into_iter(), FRAME_BYTES, TCP, Vec::new()).unwrap()
 }
 
 /// A program with a segment of its own, or a mirror.
@@ -95,7 +86,7 @@ impl Cluster {
         let path = place.path("a");
         shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
         let origins = Arc::new(Origins::default());
-        let (publisher, started) = Publisher::new(&path, bind(&context), Arc::clone(&origins), None).unwrap();
+        let (publisher, started) = Publisher::new(&path, bind(), Arc::clone(&origins), None).unwrap();
         let (orders, receiver) = channel();
         let owner = Owned::new(publisher, origins, context.clone(), path.clone(), receiver);
         let program = Program::new(&path);
@@ -123,8 +114,8 @@ impl Cluster {
         let stats = Arc::new(MirrorStats::default());
         let writer = Writer::new(segment).unwrap();
         let mut mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
-        let (socket, origins) = (bind(&self.context), Arc::new(Origins::default()));
-        let (port, tcp_port, me) = (socket.zmq.port(), socket.tcp_port(), socket.zmq.boot_id());
+        let (socket, origins) = (bind(), Arc::new(Origins::default()));
+        let (port, tcp_port, me) = (socket.port(), socket.tcp_port(), socket.boot_id());
         mirror.share(Arc::clone(&origins), me);
         let mut back_path = path.clone();
         if shape != SHAPE {
@@ -388,8 +379,8 @@ fn a_python_owner_that_does_not_send_back_what_it_took_undoes_no_write() {
     let (stats, origins) = (Arc::new(MirrorStats::default()), Arc::new(Origins::default()));
     let writer = Writer::new(segment).unwrap();
     let mut mirror = Mirror::new(&context, python.source, writer, Arc::clone(&stats)).unwrap();
-    let socket = bind(&context);
-    let me = socket.zmq.boot_id();
+    let socket = bind();
+    let me = socket.boot_id();
     mirror.share(Arc::clone(&origins), me);
     let (back, _) = Publisher::new(&path, socket, origins, Some(Back { me, open: false })).unwrap();
     let mut worker = Bidirectional::new(mirror, back, &path).unwrap();
@@ -420,8 +411,8 @@ fn what_stood_in_a_mirror_before_it_became_bidirectional_is_no_write() {
     shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
     let mut program = Program::new(&path);
     program.write(5);
-    let (socket, origins) = (bind(&cluster.context), Arc::new(Origins::default()));
-    let back = Back { me: socket.zmq.boot_id(), open: false };
+    let (socket, origins) = (bind(), Arc::new(Origins::default()));
+    let back = Back { me: socket.boot_id(), open: false };
     let (mut publisher, started) = Publisher::new(&path, socket, origins, Some(back)).unwrap();
     publisher.do_work().unwrap();
     assert_eq!(started.stats.stale.load(Relaxed), 0);

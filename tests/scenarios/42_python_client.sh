@@ -12,7 +12,8 @@ start_daemon beta
 x=${TAG}x
 y=${TAG}y
 for name in "$x" "$y"; do
-    shm alpha create "$name" --shape 8x6 --dtype uint16 >/dev/null
+    # A ring: on a busy machine a publisher may be late by several of these frames.
+    shm alpha create "$name" --shape 8x6 --dtype uint16 --depth 16 >/dev/null
     shm alpha write "$name" --fill 7
 done
 registered_both() { [[ -n "$(registered alpha "$x" dtype)" && -n "$(registered alpha "$y" dtype)" ]]; }
@@ -52,9 +53,8 @@ check "... the mirror" eventually 10 reads "$((before + 5))"
 for name in one three; do
     check "$name missed nothing, and nothing was bad" same "[0, 0]" "$(said "$name" '[last("progress")[k] for k in ("bad", "missing")]')"
 done
-# One that came later costs the others no repeated frame: each topic has its own subscribers, but on one topic a frame
-# for a new one goes to all, as with a Python owner's nudge.
-check "no more than one frame came twice" true_of one 'last("progress")["repeated"] <= 1'
+# One that came later costs the others no repeated frame.
+check "no frame came twice" true_of one 'last("progress")["repeated"] == 0'
 check "the mirror saw none twice" same 0 "$(status beta 'd["mirrors"][0]["repeated"]')"
 
 finish

@@ -72,8 +72,8 @@ floods garbage "$tcp_port" ff00a5
 floods wrong_hellos "$tcp_port" 44414f7402000000ffffffffffffffff
 floods questions "$tcp_port" 41 "$hello"
 floods garbage_to_zmq "$zmq_port" ff00a5
-# Subscriptions without end over ZMQ are not among them: libzmq 4.3.4 now and then ends the process then, see the README's
-# "Limits of today".
+floods subscriptions_to_zmq "$zmq_port" 00020178000200780003017879 zmtp
+floods signs_of_life_to_zmq "$zmq_port" 04090450494e4700006162 zmtp
 floods huge_messages_to_zmq "$zmq_port" 020000007fffffffff zmtp
 
 crowds that_they_want_everything_and_never_read,_again "$zmq_port" zmtp
