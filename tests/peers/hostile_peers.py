@@ -54,7 +54,7 @@ def crowd(options: argparse.Namespace) -> None:
             held.append(peer)
         except OSError:
             refused += 1
-    time.sleep(0.5)  # libzmq hangs up on who does not wait for its own READY
+    time.sleep(0.5)
     for peer in held if options.says == ZMTP else []:
         try:
             peer.sendall(SUBSCRIBE)
