@@ -81,8 +81,7 @@ impl Daemon {
         state.transport = settings.transport;
         restore(&mut state, remembered);
         let shared = Arc::new(Shared::new(settings.clone(), state, commands.clone(), health));
-        let context = zmq::Context::new();
-        let workshop = Workshop::new(settings, ip, commands, context);
+        let workshop = Workshop::new(settings, ip, commands);
         let executor = Executor::new(Arc::clone(&shared.state), shared.registry(), memory, workshop);
         let command = thread("dao-command", Stop::new(), &shared, move |_, _| executor.run(&queue))?;
         // 4. The threads that feed it.

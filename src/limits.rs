@@ -60,22 +60,20 @@ pub const BENCH_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Echoes that a mirror notes until they are taken: some seconds of a bench's frames.
 pub const ECHOES_MAX: usize = 4_096;
 
-/// Descriptors kept free: libzmq aborts the process when it runs out of them, so streams are refused before.
+/// Descriptors kept free: without them nothing can be opened or looked at, so streams and strangers are refused before.
 pub const DESCRIPTORS_SPARE: u64 = 64;
 /// Control connections beyond [`CONTROL_CONNECTIONS_SURE`] leave so many free: links that break are made anew with them.
 pub const DESCRIPTORS_FOR_LINKS: u64 = 40;
 /// So many control connections are taken as long as there is a descriptor at all: somebody must be able to ask what is
 /// the matter.
 pub const CONTROL_CONNECTIONS_SURE: usize = 4;
-/// Descriptors that one stream may need: a socket, its mailbox, its mapping, some connections.
+/// Descriptors that one stream may need: its port, its files, some connections.
 pub const DESCRIPTORS_PER_STREAM: u64 = 8;
 
-/// Bytes of frames that wait in a publisher's queue for one subscriber, where frames are small.
-pub const QUEUE_BYTES: usize = 1 << 20;
-/// Fewest frames in that queue: with 1, half of the frames of an idle link are lost to libzmq's credit scheme.
-pub const QUEUE_FRAMES_MIN: usize = 2;
-/// Most frames in that queue: more is only age.
-pub const QUEUE_FRAMES_MAX: usize = 64;
+/// A mirror that woke up late writes so many bytes of the frames that have come, before it skips to the newest.
+pub const CATCH_UP_BYTES: usize = 1 << 20;
+/// Messages that a mirror takes in one turn: a peer that floods it cannot keep it from being stopped.
+pub const MESSAGES_A_TURN_MAX: usize = 256;
 /// A frame above this has two send buffers instead of a few.
 pub const LARGE_FRAME_BYTES: usize = 64 << 20;
 /// Send buffers of one publisher when its subscribers are stuck at different frames; never fewer than it needs.
@@ -157,7 +155,6 @@ pub const STOP_TIMEOUT: Duration = Duration::from_millis(2_500);
 const _: () =
     assert!(DESCRIPTORS_SPARE / 4 < DESCRIPTORS_FOR_LINKS && DESCRIPTORS_FOR_LINKS < DESCRIPTORS_SPARE);
 const _: () = assert!(CONTROL_CONNECTIONS_SURE < CONTROL_CONNECTIONS_MAX);
-const _: () = assert!(QUEUE_FRAMES_MIN >= 2 && QUEUE_FRAMES_MIN <= QUEUE_FRAMES_MAX);
 const _: () = assert!(CLIENT_HEARTBEAT_INTERVAL.as_millis() * 2 < CLIENT_SILENT_MAX.as_millis());
 const _: () = assert!(CLIENT_SILENT_MAX.as_millis() < CLIENT_HEARTBEAT_EXPIRY.as_millis());
 const _: () = assert!(ALIVE_INTERVAL.as_millis() * 3 < LINK_SILENT_MAX.as_millis());

@@ -32,7 +32,7 @@ fn garbage_on_the_port_is_counted_by_cause_and_the_mirror_lives() {
     let stats = Arc::new(MirrorStats::default());
     let writer = Writer::new(shm::create(&path, &spec(SHAPE, DType::U16, 1), &[]).unwrap()).unwrap();
     let source = Source { ip: LOOPBACK, port, boot_id: Some(stream.started.boot_id), tcp_port: None };
-    let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
+    let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
     let deadline = Instant::now() + Duration::from_secs(20);
     let refused = |label: &str| {
         let index = daoserver::wire::frame::Refused::LABELS.iter().position(|known| *known == label).unwrap();
@@ -61,7 +61,7 @@ fn a_message_above_the_size_limit_does_not_end_the_stream() {
         let stats = Arc::new(MirrorStats::default());
         let source = Source { ip: LOOPBACK, port, boot_id, tcp_port: None };
         let writer = Writer::new(writer).unwrap();
-        let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
+        let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
         hostile.recv_bytes(0).unwrap(); // its subscription
         hostile.send_multipart([topic.as_bytes(), &[0; 1 << 20]], 0).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);

@@ -108,7 +108,7 @@ fn a_publisher_that_sends_garbage_or_half_a_message_is_left_and_met_again() {
     let stats = Arc::new(MirrorStats::default());
     let source = Source { ip: LOOPBACK, port, boot_id: Some(7), tcp_port: Some(port) };
     let writer = Writer::new(writer).unwrap();
-    let mut mirror = Mirror::new(&zmq::Context::new(), source, writer, Arc::clone(&stats)).unwrap();
+    let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
     listener.set_nonblocking(true).unwrap();
     let huge = {
         let mut head = [0u8; HEADER_BYTES];

@@ -191,7 +191,7 @@ fn headers() {
 fn streams_over_tcp() {
     log::set_level(log::Level::Error);
     let place = Place::new();
-    let (path, context) = (place.path("mirror"), zmq::Context::new());
+    let path = place.path("mirror");
     shm::create(&path, &shm::SegmentSpec { keywords: 2, ..spec("3x2", DType::U16, 4) }, &[]).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -206,7 +206,7 @@ fn streams_over_tcp() {
         let before = shm::probe(&path).unwrap().counter;
         let stats = Arc::new(MirrorStats::default());
         let writer = Writer::new(Segment::open(&path, Access::ReadWrite).unwrap()).unwrap();
-        let mut mirror = Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap();
+        let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
         let cost = most_allocated(|| {
             mirror.do_work().unwrap(); // connects
             let (mut peer, _) = listener.accept().unwrap();

@@ -79,7 +79,7 @@ fn counted<T>(work: impl FnOnce() -> T) -> (T, u64) {
 
 impl Stream {
     fn new(transport: Transport, shape: &str, mirrors: usize) -> Stream {
-        let (context, place) = (zmq::Context::new(), Place::new());
+        let place = Place::new();
         let keywords =
             [Keyword { name: "gain".into(), value: KeywordValue::Double(0.5), comment: "".into() }];
         let mut spec = spec(shape, DType::U16, 4);
@@ -104,7 +104,7 @@ impl Stream {
                     tcp_port: started.tcp_port,
                 };
                 let stats = Arc::new(MirrorStats::default());
-                (Mirror::new(&context, source, writer, Arc::clone(&stats)).unwrap(), stats)
+                (Mirror::new(source, writer, Arc::clone(&stats)), stats)
             })
             .collect();
         let frame = vec![0; frame_bytes];

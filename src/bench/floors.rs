@@ -271,4 +271,28 @@ mod tests {
             assert!(floor(ask).is_err());
         }
     }
+
+    #[test]
+    fn our_build_of_libzmq_names_its_threads_and_uses_eventfd() {
+        let context = zmq::Context::new();
+        let socket = context.socket(zmq::PUB).unwrap();
+        socket.set_tcp_keepalive(1).unwrap();
+        socket.bind("tcp://127.0.0.1:*").unwrap();
+        // The thread names itself once it runs.
+        let named = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            names.into_iter().any(|name| name.starts_with("ZMQbg"))
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !named() {
+            assert!(std::time::Instant::now() < deadline, "no thread named ZMQbg: see .cargo/config.toml");
+            std::thread::yield_now();
+        }
+        let eventfd = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+            .any(|target| target.to_string_lossy().contains("eventfd"));
+        assert!(eventfd, "the defines in .cargo/config.toml did not take");
+    }
 }

@@ -2,9 +2,10 @@
 
 use crate::bridge::echoes::Echo;
 use crate::bridge::freshness::{self, Freshness};
-use crate::bridge::inlet::{Inlet, Received};
+use crate::bridge::inlet::Inlet;
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
+use crate::bridge::tcp_inlet::Taken;
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
 use crate::log::Repeats;
@@ -24,8 +25,7 @@ use std::time::Duration;
 const CATCH_UP_NS: i64 = 2_000_000;
 /// The mirror's own file is looked at so often: somebody may have removed it.
 const FILE_CHECK_NS: i64 = 500_000_000;
-/// A connection without a sign of life is made anew after this time, and that of ten frames at 100 MB/s. libzmq gives a
-/// peer up for good, without a word, when it breaks the protocol: a message above our size limit is enough.
+/// A connection without a sign of life is made anew after this time, and that of ten frames at 100 MB/s.
 const DEAD_AFTER_NS: i64 = 4_000_000_000;
 /// The current frame is asked for again at most so often.
 const ASK_AGAIN_NS: i64 = 250_000_000;
@@ -100,8 +100,6 @@ pub struct Mirror {
     /// At the last check.
     linked: bool,
     frames_at_check: u64,
-    /// For the next socket.
-    context: zmq::Context,
     connected_anew_ns: i64,
     next_check_ns: i64,
     next_ask_ns: i64,
@@ -109,17 +107,12 @@ pub struct Mirror {
 
 impl Mirror {
     /// Connects, in the background, to the source; frames go to `writer`.
-    pub fn new(
-        context: &zmq::Context,
-        source: Source,
-        writer: Writer,
-        stats: Arc<MirrorStats>,
-    ) -> zmq::Result<Mirror> {
+    pub fn new(source: Source, writer: Writer, stats: Arc<MirrorStats>) -> Mirror {
         let frame_bytes = writer.segment().spec().frame_bytes();
         let keywords = freshness::of_the_source(writer.segment());
         stats.frameless_since_ns.store(0, Relaxed); // of another connection
-        Ok(Mirror {
-            inlet: Inlet::connect(context, &source, frame_bytes, keywords)?,
+        Mirror {
+            inlet: Inlet::connect(&source, frame_bytes, keywords),
             keywords,
             fresh: Freshness::of(writer.segment()),
             source,
@@ -137,11 +130,10 @@ impl Mirror {
             refusals: Repeats::new(Duration::from_secs(60)),
             received_ns: 0,
             linked: false,
-            context: context.clone(),
             connected_anew_ns: clock::monotonic_ns(),
             next_check_ns: 0,
             next_ask_ns: 0,
-        })
+        }
     }
 
     /// Others write into this segment too. Frames that this mirror writes are recorded; those whose origin is `me` are
@@ -179,17 +171,16 @@ impl Mirror {
 
     /// Takes one message, if there is one.
     pub fn receive_one(&mut self, skip: impl FnOnce(&Inlet) -> bool) -> Result<bool, Ended> {
-        let received = self.inlet.receive();
-        match received.map_err(|error| Ended::Socket(error.to_string()))? {
-            Received::Message(parts) => {
+        match self.inlet.receive() {
+            Taken::Message => {
                 self.received_ns = clock::realtime_ns();
-                self.on_message(parts, skip).map(|()| true)
+                self.on_message(self.inlet.parts(), skip).map(|()| true)
             }
-            Received::Refused(why) => {
+            Taken::Refused(why) => {
                 self.refuse(why);
                 Ok(true)
             }
-            Received::Nothing => Ok(false),
+            Taken::Nothing => Ok(false),
         }
     }
 
@@ -304,7 +295,8 @@ impl Mirror {
             // A write-back sends nothing twice.
             Arrival::Behind if now_ns >= self.next_ask_ns && self.link_origin.is_none() => {
                 self.next_ask_ns = now_ns + ASK_AGAIN_NS;
-                self.inlet.ask_again().map_err(|error| Ended::Socket(error.to_string()))
+                self.inlet.ask_again();
+                Ok(())
             }
             Arrival::Quiet => {
                 self.refreshed = true;
@@ -403,21 +395,15 @@ impl Mirror {
         Ok(())
     }
 
-    fn connect_anew_if_dead(&mut self, now_ns: i64) -> Result<(), Ended> {
+    fn connect_anew_if_dead(&mut self, now_ns: i64) {
         let frame_bytes = self.writer.segment().spec().frame_bytes();
         let alive_ns = self.stats.last_heard_ns.load(Relaxed).max(self.connected_anew_ns);
         // With messages waiting, it was we who slept.
         if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.inlet.waiting() {
-            return Ok(());
+            return;
         }
         self.connected_anew_ns = now_ns;
-        if let Inlet::Tcp(inlet) = &mut self.inlet {
-            inlet.reconnect();
-            return Ok(());
-        }
-        self.inlet = Inlet::connect(&self.context, &self.source, frame_bytes, self.keywords)
-            .map_err(|error| Ended::Socket(error.to_string()))?;
-        Ok(())
+        self.inlet.reconnect();
     }
 
     /// The mirror's keywords tell of a frame that is about to stand there.
@@ -455,7 +441,7 @@ impl Mirror {
                 self.stats.frameless_since_ns.store(now_ns, Relaxed);
             }
             (self.linked, self.frames_at_check) = (linked, self.stats.frames.load(Relaxed));
-            self.connect_anew_if_dead(now_ns)?;
+            self.connect_anew_if_dead(now_ns);
             let segment = self.writer.segment();
             if segment.lost() || segment.replaced() {
                 return Err(Ended::SegmentGone);
@@ -477,10 +463,9 @@ impl Worker for Mirror {
             (spec.depth > 1, spec.frame_bytes())
         };
         let mut messages = 0;
-        // Bounded, so that a peer that floods us cannot keep us from being stopped.
-        while messages < 4 * limits::QUEUE_FRAMES_MAX {
+        while messages < limits::MESSAGES_A_TURN_MAX {
             let late = !ring
-                && messages * frame_bytes >= limits::QUEUE_BYTES
+                && messages * frame_bytes >= limits::CATCH_UP_BYTES
                 && clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
             if !self.receive_one(|inlet| late && inlet.waiting())? {
                 break;

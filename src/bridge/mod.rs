@@ -5,6 +5,7 @@
 
 pub mod backoff;
 pub mod bench;
+pub mod dial;
 pub mod echoes;
 pub mod freshness;
 pub mod guard;
@@ -23,3 +24,4 @@ pub mod streams;
 pub mod tcp_inlet;
 pub mod watch;
 pub mod worker;
+pub mod zmtp_inlet;

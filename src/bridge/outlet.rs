@@ -7,7 +7,7 @@
 //!
 //! Over a stream a message is a header of 128 bytes, the pixels, the keywords if the header says so, and a trailer; the
 //! mirror's side is [`crate::bridge::tcp_inlet`]. Over ZMQ it is the parts that [`crate::wire`] describes, as
-//! [`crate::wire::zmtp`] has them; the other side is libzmq, in our mirrors too.
+//! [`crate::wire::zmtp`] has them; the mirror's side is [`crate::bridge::zmtp_inlet`].
 
 use crate::bridge::guard::{Door, TurnedAway};
 use crate::bridge::peer::{Forms, Heard, Manners, Message, Peer};
@@ -125,7 +125,7 @@ impl Outlet {
             if !self.door.lets_in(&from.ip().to_string()) {
                 continue;
             }
-            // The lowest free number: so many are in use. libzmq ends the process when none is left.
+            // The lowest free number: so many are in use.
             let free = process::descriptor_limit().saturating_sub(stream.as_raw_fd() as u64);
             if free < limits::DESCRIPTORS_SPARE {
                 self.turned_away.count(Some(from.ip()), "descriptors run out");

@@ -136,7 +136,6 @@ pub struct Link {
 pub struct Owned {
     publisher: Publisher,
     origins: Arc<Origins>,
-    context: zmq::Context,
     path: PathBuf,
     links: Vec<(Link, Mirror)>,
     /// Those that should be in `links`.
@@ -157,14 +156,12 @@ impl Owned {
     pub fn new(
         publisher: Publisher,
         origins: Arc<Origins>,
-        context: zmq::Context,
         path: PathBuf,
         orders: Receiver<Vec<Link>>,
     ) -> Owned {
         Owned {
             publisher,
             origins,
-            context,
             path,
             links: Vec::new(),
             wanted: Vec::new(),
@@ -214,8 +211,7 @@ impl Owned {
     fn open(&self, link: &Link) -> Result<Mirror, String> {
         let segment = Segment::open(&self.path, Access::ReadWrite).map_err(|error| error.to_string())?;
         let writer = Writer::new(segment).map_err(|error| error.to_string())?;
-        let mirror = Mirror::new(&self.context, link.source, writer, Arc::clone(&link.stats));
-        let mut mirror = mirror.map_err(|error| error.to_string())?;
+        let mut mirror = Mirror::new(link.source, writer, Arc::clone(&link.stats));
         mirror.take_back(Arc::clone(&self.origins), link.origin);
         Ok(mirror)
     }

@@ -18,8 +18,6 @@ pub enum Ended {
     SegmentGone,
     /// The segment has another shape or type now.
     ShapeChanged,
-    /// The socket failed for good.
-    Socket(String),
     /// The thread panicked.
     Panicked(String),
 }
@@ -29,7 +27,6 @@ impl fmt::Display for Ended {
         match self {
             Ended::SegmentGone => write!(f, "its segment was removed or replaced"),
             Ended::ShapeChanged => write!(f, "its segment changed shape or type"),
-            Ended::Socket(why) => write!(f, "its socket failed: {why}"),
             Ended::Panicked(why) => write!(f, "its thread panicked: {why}"),
         }
     }

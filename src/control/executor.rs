@@ -13,7 +13,6 @@ use crate::error::{Error, Kind, Result};
 use crate::limits;
 use crate::log::Repeats;
 use crate::metrics;
-use crate::os::scheduling;
 use crate::os::threads::{Handle, lock};
 use crate::shm;
 use crate::wire::record::Request;
@@ -61,7 +60,6 @@ impl Executor {
 
     /// The body of `dao-command`.
     pub fn run(mut self, queue: &Receiver<Command>) {
-        scheduling::prefer_latency(); // libzmq's threads inherit it: they are started from this one
         let known: Vec<StreamKey> = lock(&self.state).wanted.keys().cloned().collect();
         self.workshop.remove_orphans(known.into_iter());
         loop {

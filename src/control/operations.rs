@@ -268,7 +268,7 @@ fn cleanup(shared: &Shared, registry: &mut Registry, ttl: Duration) -> Result<Va
     Ok(json!({"removed": removed}))
 }
 
-/// One scan at a time: each takes threads and descriptors, and libzmq ends the process when those run out.
+/// One scan at a time: each takes threads and descriptors.
 fn discover(shared: &Shared, caller: &Caller, scan: Scan) -> Result<Value> {
     static SCANNING: Mutex<()> = Mutex::new(());
     let Ok(_one_at_a_time) = SCANNING.try_lock() else {

@@ -32,7 +32,6 @@ pub struct Workshop {
     settings: Settings,
     bind_ip: Ipv4Addr,
     commands: Commands,
-    context: zmq::Context,
     descriptor_limit: u64,
     /// Ports are handed out in turn: a client of a segment that has just ended must not find another one at its port.
     next_port: u16,
@@ -50,7 +49,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// Streams will bind `ip` unless the settings say otherwise; how they end is told to `commands`.
-    pub fn new(settings: Settings, ip: Ipv4Addr, commands: Commands, context: zmq::Context) -> Workshop {
+    pub fn new(settings: Settings, ip: Ipv4Addr, commands: Commands) -> Workshop {
         Workshop {
             places: Places::prepare(&settings),
             watcher: Arc::default(),
@@ -58,7 +57,6 @@ impl Workshop {
             next_port: settings.base_pub_port,
             settings,
             commands,
-            context,
             descriptor_limit: process::raise_descriptor_limit(),
             mirrors_started: 0,
             backs: BTreeMap::new(),
@@ -72,8 +70,8 @@ impl Workshop {
         segment_path(&self.settings.shm_dir, &mirror_name(&key.0, &key.1))
     }
 
-    /// libzmq aborts the process when descriptors run out: a stream is refused before, and a new one sooner than one that
-    /// there was.
+    /// A daemon without descriptors cannot look at its segments: a stream is refused before, and a new one sooner than one
+    /// that there was.
     fn check_descriptors(&self, known: bool) -> std::result::Result<(), String> {
         let open = process::descriptors_open();
         let spare = if known { limits::DESCRIPTORS_SPARE / 4 } else { limits::DESCRIPTORS_SPARE };
@@ -117,7 +115,7 @@ impl Workshop {
             Publisher::new(path, socket, Arc::clone(&origins), None).map_err(|error| error.to_string())?;
         publisher.set_watch(self.watcher.watch(path));
         let (orders, receiver) = channel();
-        let owned = Owned::new(publisher, origins, self.context.clone(), path.to_owned(), receiver);
+        let owned = Owned::new(publisher, origins, path.to_owned(), receiver);
         let commands = self.commands.clone();
         let (ended_name, boot_id) = (name.to_owned(), started.boot_id);
         let (pace, place) = (Pace::new(self.settings.poll, Role::Publisher), self.places.take());
@@ -157,8 +155,7 @@ impl Workshop {
         self.lock(key, &path)?; // it may be another file now
         let writer = Writer::new(segment).map_err(|error| refused(error.to_string()))?;
         let stats = Arc::clone(self.mirror_stats.entry(key.clone()).or_default());
-        let mut mirror = Mirror::new(&self.context, target.source, writer, Arc::clone(&stats))
-            .map_err(|error| refused(format!("no connection to {}: {error}", target.source.ip)))?;
+        let mut mirror = Mirror::new(target.source, writer, Arc::clone(&stats));
         let commands = self.commands.clone();
         let ended = key.clone();
         let on_end = move |why| commands.insist(Command::MirrorEnded { key: ended, number, why });

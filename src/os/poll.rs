@@ -26,11 +26,6 @@ pub fn readable(descriptor: &impl AsFd, time: Duration) -> io::Result<bool> {
     Ok(poll(&descriptor.as_fd(), libc::POLLIN, time)? != 0)
 }
 
-/// Waits until a ZMQ socket may have something new, since it was last asked in vain. It may end early, not late.
-pub fn news(socket: &zmq::Socket, time: Duration) -> io::Result<bool> {
-    Ok(poll(socket, libc::POLLIN, time)? != 0)
-}
-
 /// Descriptors that are looked at together, each under its owner's number.
 #[derive(Default)]
 pub struct Many {

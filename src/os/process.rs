@@ -9,7 +9,7 @@ use std::process::Command;
 /// The unit of the times in `/proc/<pid>/stat`: the same on every Linux of this architecture.
 const TICKS_PER_S: f64 = 100.0;
 
-/// Raises the soft limit of open descriptors to the hard one: libzmq aborts the process when they run out.
+/// Raises the soft limit of open descriptors to the hard one: many streams need many.
 /// Returns the limit that holds now.
 pub fn raise_descriptor_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -1,7 +1,7 @@
-//! ZMTP, what ZeroMQ speaks over TCP, as a publisher needs it: what subscribers say, and how a message's parts begin.
-//! Version 3.0 (RFC 23 of ZeroMQ) without security, as libzmq 4 and every Python peer have it; of 3.1 (RFC 37) the
-//! subscriptions and signs of life that are commands. Nothing that comes is trusted: it is read a piece at a time, into
-//! a bounded buffer, and whatever makes no sense ends the connection.
+//! ZMTP, what ZeroMQ speaks over TCP, as a publisher and a subscriber need it: greetings, what subscribers say, and how a
+//! message's parts begin. Version 3.0 (RFC 23 of ZeroMQ) without security, as libzmq 4 and every Python peer have it; of
+//! 3.1 (RFC 37) the subscriptions and signs of life that are commands. Nothing that comes is trusted: it is read a piece
+//! at a time, into a bounded buffer, and whatever makes no sense ends the connection.
 //!
 //! Both sides say 64 bytes of greeting, then `READY`. Then there are frames: one byte of flags, a length of one byte or
 //! eight (big-endian), and as many bytes. A message is one frame or several, all but the last with the flag `MORE`.
@@ -11,7 +11,7 @@ pub const GREETING_BYTES: usize = 64;
 /// The first byte of every greeting.
 pub const FIRST_BYTE: u8 = 0xff;
 /// Longest frame that a subscriber may send.
-pub const SAID_BYTES_MAX: usize = 1_024;
+const SAID_BYTES_MAX: usize = 1_024;
 /// Longest beginning of a part.
 pub const PART_HEAD_BYTES_MAX: usize = 9;
 /// Longest context of a `PING`, which its answer repeats.
@@ -21,6 +21,8 @@ const MORE: u8 = 1;
 const LONG: u8 = 2;
 const COMMAND: u8 = 4;
 
+/// Says that we are a subscriber.
+pub const SUBSCRIBER_READY: &[u8] = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB";
 /// Says that we are a publisher.
 pub const READY: &[u8] = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03PUB";
 /// Asks for a sign of life; the answer is [`Said::Something`].
@@ -42,6 +44,70 @@ pub fn begin_part(out: &mut Vec<u8>, bytes: usize, more: bool) {
         Err(_) => {
             out.push(more | LONG);
             out.extend_from_slice(&(bytes as u64).to_be_bytes());
+        }
+    }
+}
+
+/// Appends what subscribes to a topic, or ends that.
+pub fn subscribe(out: &mut Vec<u8>, topic: &str, wanted: bool) {
+    begin_part(out, 1 + topic.len(), false);
+    out.push(u8::from(wanted));
+    out.extend_from_slice(topic.as_bytes());
+}
+
+/// What a frame's first bytes say of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// So many bytes they are.
+    pub head_bytes: usize,
+    /// So many follow.
+    pub body_bytes: u64,
+    /// Another one belongs to the same message.
+    pub more: bool,
+    /// It is no message, but meant for the connection.
+    pub command: bool,
+}
+
+impl Part {
+    /// What stands at the beginning; `None`: it is not whole yet.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Part>, &'static str> {
+        let Some((flags, rest)) = bytes.split_first() else { return Ok(None) };
+        if flags & !(MORE | LONG | COMMAND) != 0 {
+            return Err("it sends what is no frame of ZMTP");
+        }
+        let (head_bytes, body_bytes) = if flags & LONG == 0 {
+            let Some(short) = rest.first() else { return Ok(None) };
+            (2, u64::from(*short))
+        } else {
+            let Some(long) = rest.first_chunk() else { return Ok(None) };
+            (PART_HEAD_BYTES_MAX, u64::from_be_bytes(*long))
+        };
+        let (more, command) = (flags & MORE != 0, flags & COMMAND != 0);
+        Ok(Some(Part { head_bytes, body_bytes, more, command }))
+    }
+}
+
+/// What a publisher's command says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// It is a publisher.
+    Ready,
+    /// It wants a [`pong`] with this context.
+    Ping(&'a [u8]),
+    /// It is there.
+    Something,
+}
+
+impl<'a> Command<'a> {
+    /// Of a command's body.
+    pub fn parse(body: &'a [u8]) -> Result<Command<'a>, &'static str> {
+        let (name, rest) = name_and_rest(body).ok_or("it sends a command without a name")?;
+        match name {
+            b"READY" if socket_type_is(rest, [b"PUB", b"XPUB"]) => Ok(Command::Ready),
+            b"READY" => Err("it is no publisher"),
+            b"PING" => ping_context(rest).map(Command::Ping),
+            b"ERROR" => Err("it lets nobody in"),
+            _ => Ok(Command::Something),
         }
     }
 }
@@ -120,8 +186,11 @@ impl Conversation {
                 GREETING_BYTES
             }
             Step::Ready | Step::Open => {
-                let Some((head, body)) = frame_bytes(bytes)? else { return Ok(None) };
-                head + body
+                let Some(part) = Part::parse(bytes)? else { return Ok(None) };
+                if part.body_bytes > SAID_BYTES_MAX as u64 {
+                    return Err("it sends more than a subscriber would");
+                }
+                part.head_bytes + part.body_bytes as usize
             }
         };
         Ok((bytes.len() >= length).then_some(length))
@@ -129,7 +198,7 @@ impl Conversation {
 }
 
 /// As far as it has come.
-fn check_greeting(bytes: &[u8]) -> Result<(), &'static str> {
+pub fn check_greeting(bytes: &[u8]) -> Result<(), &'static str> {
     let wrong = |place: usize, good: fn(u8) -> bool| bytes.get(place).is_some_and(|byte| !good(*byte));
     if wrong(0, |byte| byte == FIRST_BYTE) || wrong(9, |byte| byte & 1 == 1) {
         return Err("it speaks no ZMTP");
@@ -145,36 +214,13 @@ fn check_greeting(bytes: &[u8]) -> Result<(), &'static str> {
     }
 }
 
-/// Bytes of a frame's head and body.
-fn frame_bytes(bytes: &[u8]) -> Result<Option<(usize, usize)>, &'static str> {
-    let Some((flags, rest)) = bytes.split_first() else { return Ok(None) };
-    if flags & !(MORE | LONG | COMMAND) != 0 {
-        return Err("it sends what is no frame of ZMTP");
-    }
-    let (head, body) = if flags & LONG == 0 {
-        let Some(short) = rest.first() else { return Ok(None) };
-        (2, u64::from(*short))
-    } else {
-        let Some(long) = rest.first_chunk() else { return Ok(None) };
-        (PART_HEAD_BYTES_MAX, u64::from_be_bytes(*long))
-    };
-    match usize::try_from(body) {
-        Ok(body) if body <= SAID_BYTES_MAX => Ok(Some((head, body))),
-        _ => Err("it sends more than a subscriber would"),
-    }
-}
-
 fn understand(step: Step, piece: &[u8]) -> Result<(Step, Said<'_>), &'static str> {
     if step == Step::Greeting {
         return Ok((Step::Ready, Said::Greeting));
     }
-    let (flags, head) = match piece.first() {
-        Some(flags) if flags & LONG != 0 => (*flags, PART_HEAD_BYTES_MAX),
-        Some(flags) => (*flags, 2),
-        None => return Ok((step, Said::Something)),
-    };
-    let body = piece.get(head..).unwrap_or_default();
-    if flags & COMMAND == 0 {
+    let Some(part) = Part::parse(piece)? else { return Ok((step, Said::Something)) };
+    let body = piece.get(part.head_bytes..).unwrap_or_default();
+    if !part.command {
         if step == Step::Ready {
             return Err("it begins without READY");
         }
@@ -186,16 +232,12 @@ fn understand(step: Step, piece: &[u8]) -> Result<(Step, Said<'_>), &'static str
     }
     let (name, rest) = name_and_rest(body).ok_or("it sends a command without a name")?;
     match (step, name) {
-        (Step::Ready, b"READY") if is_subscriber(rest) => Ok((Step::Open, Said::Ready)),
+        (Step::Ready, b"READY") if socket_type_is(rest, [b"SUB", b"XSUB"]) => Ok((Step::Open, Said::Ready)),
         (Step::Ready, b"READY") => Err("it is no subscriber"),
         (Step::Ready, _) => Err("it begins without READY"),
         (_, b"SUBSCRIBE") => Ok((step, Said::Subscribe(rest))),
         (_, b"CANCEL") => Ok((step, Said::Cancel(rest))),
-        // Two bytes: how long we may be silent. We are not.
-        (_, b"PING") => match rest.get(2..) {
-            Some(context) if context.len() <= CONTEXT_BYTES_MAX => Ok((step, Said::Ping(context))),
-            _ => Err("it sends a PING that is none"),
-        },
+        (_, b"PING") => ping_context(rest).map(|context| (step, Said::Ping(context))),
         _ => Ok((step, Said::Something)),
     }
 }
@@ -205,14 +247,20 @@ fn name_and_rest(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(usize::from(*length))
 }
 
-/// Do these properties (name, a length of four bytes, value) say that it is a SUB or XSUB?
-fn is_subscriber(mut properties: &[u8]) -> bool {
+/// Two bytes: how long we may be silent, which we are not. Then the context.
+fn ping_context(rest: &[u8]) -> Result<&[u8], &'static str> {
+    let context = rest.get(2..).filter(|context| context.len() <= CONTEXT_BYTES_MAX);
+    context.ok_or("it sends a PING that is none")
+}
+
+/// Do these properties (name, a length of four bytes, value) say that its socket is one of these?
+fn socket_type_is(mut properties: &[u8], one_of: [&[u8]; 2]) -> bool {
     while let Some((name, rest)) = name_and_rest(properties) {
         let Some((length, rest)) = rest.split_first_chunk() else { return false };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         let Some((value, rest)) = rest.split_at_checked(length) else { return false };
         if name.eq_ignore_ascii_case(b"Socket-Type") {
-            return value == b"SUB" || value == b"XSUB";
+            return one_of.contains(&value);
         }
         properties = rest;
     }
@@ -223,8 +271,6 @@ fn is_subscriber(mut properties: &[u8]) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    const SUB: &[u8] = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB";
 
     /// What is said when these bytes come, in pieces of so many.
     fn heard(bytes: &[u8], piece: usize) -> Result<Vec<String>, &'static str> {
@@ -237,7 +283,7 @@ mod tests {
     }
 
     fn opened(rest: &[u8]) -> Vec<u8> {
-        [&greeting()[..], SUB, rest].concat()
+        [&greeting()[..], SUBSCRIBER_READY, rest].concat()
     }
 
     #[test]
@@ -304,8 +350,16 @@ mod tests {
         let mut out = Vec::new();
         pong(&mut out, b"ab");
         assert_eq!(out, b"\x04\x07\x04PONGab");
-        assert_eq!(usize::from(READY[1]) + 2, READY.len());
-        assert_eq!(usize::from(PING[1]) + 2, PING.len());
+        for command in [READY, SUBSCRIBER_READY, PING] {
+            let part = Part::parse(command).unwrap().unwrap();
+            assert_eq!((part.command, part.head_bytes + part.body_bytes as usize), (true, command.len()));
+        }
+        assert_eq!(Command::parse(&READY[2..]), Ok(Command::Ready));
+        assert_eq!(Command::parse(&SUBSCRIBER_READY[2..]), Err("it is no publisher"));
+        assert_eq!(Command::parse(&PING[2..]), Ok(Command::Ping(b"")));
+        out.clear();
+        subscribe(&mut out, "abc", true);
+        assert_eq!(out, b"\0\x04\x01abc");
     }
 
     proptest! {

@@ -27,7 +27,6 @@ pub fn port() -> u16 {
 }
 
 pub struct Stream {
-    context: zmq::Context,
     place: Place,
     writer: Writer,
     pub publisher: Publisher,
@@ -46,14 +45,14 @@ impl Stream {
     }
 
     fn with_keywords(depth: u32, keywords: &[Keyword]) -> Stream {
-        let (context, place) = (zmq::Context::new(), Place::new());
+        let place = Place::new();
         let path = place.path("src");
         let mut spec = spec(SHAPE, DType::U16, depth);
         spec.keywords = keywords.len() as u16;
         let writer = Writer::new(shm::create(&path, &spec, keywords).unwrap()).unwrap();
         let outlet = Outlet::bind(LOOPBACK, [port()].into_iter(), FRAME_BYTES, TCP, Vec::new()).unwrap();
         let (publisher, started) = Publisher::new(&path, outlet, Arc::new(Origins::default()), None).unwrap();
-        Stream { context, place, writer, publisher, started }
+        Stream { place, writer, publisher, started }
     }
 
     pub fn follow(&self, name: &str) -> Follower {
@@ -73,7 +72,7 @@ impl Stream {
         let stats = Arc::new(MirrorStats::default());
         let (port, tcp_port) = (self.started.port, self.started.tcp_port);
         let source = Source { ip: LOOPBACK, port, boot_id: Some(boot_id), tcp_port };
-        let mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
+        let mirror = Mirror::new(source, writer, Arc::clone(&stats));
         Follower { mirror, stats, path }
     }
 

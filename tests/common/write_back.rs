@@ -88,7 +88,7 @@ impl Cluster {
         let origins = Arc::new(Origins::default());
         let (publisher, started) = Publisher::new(&path, bind(), Arc::clone(&origins), None).unwrap();
         let (orders, receiver) = channel();
-        let owner = Owned::new(publisher, origins, context.clone(), path.clone(), receiver);
+        let owner = Owned::new(publisher, origins, path.clone(), receiver);
         let program = Program::new(&path);
         let mut cluster = Cluster { place, context, owner, started, orders, program, clients: Vec::new() };
         for number in 0..clients {
@@ -113,7 +113,7 @@ impl Cluster {
         let source = Source { ip: LOOPBACK, port, boot_id: Some(self.started.boot_id), tcp_port };
         let stats = Arc::new(MirrorStats::default());
         let writer = Writer::new(segment).unwrap();
-        let mut mirror = Mirror::new(&self.context, source, writer, Arc::clone(&stats)).unwrap();
+        let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
         let (socket, origins) = (bind(), Arc::new(Origins::default()));
         let (port, tcp_port, me) = (socket.port(), socket.tcp_port(), socket.boot_id());
         mirror.share(Arc::clone(&origins), me);
@@ -378,7 +378,7 @@ fn a_python_owner_that_does_not_send_back_what_it_took_undoes_no_write() {
     let segment = shm::create(&path, &spec(SHAPE, DType::F32, 1), &[]).unwrap();
     let (stats, origins) = (Arc::new(MirrorStats::default()), Arc::new(Origins::default()));
     let writer = Writer::new(segment).unwrap();
-    let mut mirror = Mirror::new(&context, python.source, writer, Arc::clone(&stats)).unwrap();
+    let mut mirror = Mirror::new(python.source, writer, Arc::clone(&stats));
     let socket = bind();
     let me = socket.boot_id();
     mirror.share(Arc::clone(&origins), me);

@@ -1,0 +1,317 @@
+//! The mirror's side of frames over ZMQ: a subscriber to one topic of one publisher, ours or a Python daemon's. What goes
+//! over the connection is in [`crate::wire::zmtp`]; a message is its topic, a body, and perhaps the keywords.
+
+use crate::bridge::dial::{Dial, Got};
+use crate::bridge::peer::UNDER_WAY_NS;
+use crate::bridge::sockets::{answers_within, buffer_bytes};
+use crate::bridge::tcp_inlet::Taken;
+use crate::os::clock;
+use crate::wire::frame::Refused;
+use crate::wire::zmtp::{self, Command, GREETING_BYTES, PART_HEAD_BYTES_MAX, Part};
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::time::Duration;
+
+/// Who has not greeted us for so long is given up.
+const GREETED_WITHIN_NS: i64 = 5_000_000_000;
+/// A publisher that says nothing is asked for a sign of life so often.
+const PING_INTERVAL_NS: i64 = 1_000_000_000;
+/// Longest topic, and longest command; longest part that nobody wants.
+const SMALL_BYTES_MAX: usize = 1_024;
+/// What stands around the pixels: our header and its room, a pickle.
+const AROUND_PIXELS_BYTES: usize = 4_096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Greeting,
+    Ready,
+    Open,
+}
+
+/// A mirror's side.
+pub struct ZmtpInlet {
+    dial: Dial,
+    topic: &'static str,
+    step: Step,
+    buffer: Vec<u8>,
+    /// Bytes in the buffer.
+    have: usize,
+    /// Bytes at its beginning that are whole parts of the message.
+    parsed: usize,
+    /// Parts of the message that have come.
+    parts: usize,
+    /// It is of another topic.
+    foreign: bool,
+    body: Range<usize>,
+    keywords: Range<usize>,
+    /// Bytes of the message at its beginning that was given out.
+    given: usize,
+    /// Bytes of the one before: so many are read at once.
+    usual: usize,
+    body_bytes_max: usize,
+    keyword_bytes_max: usize,
+    answers_within_ns: i64,
+    /// Something has come since the clock was looked at.
+    heard: bool,
+    heard_ns: i64,
+    /// When a sign of life was asked for; 0: it has come.
+    pinged_ns: i64,
+    /// When the last bytes came, if the message was not whole then.
+    moved_ns: i64,
+}
+
+impl ZmtpInlet {
+    /// Connects in the background, and for as long as it takes; subscribes to this topic.
+    pub fn connect(
+        ip: Ipv4Addr,
+        port: u16,
+        topic: &'static str,
+        frame_bytes: usize,
+        keywords: u16,
+    ) -> ZmtpInlet {
+        let body_bytes_max = frame_bytes + AROUND_PIXELS_BYTES;
+        let keyword_bytes_max = (usize::from(keywords) * 120).max(SMALL_BYTES_MAX);
+        // A message of three parts, and between them a command or what nobody wants.
+        let longest = 4 * PART_HEAD_BYTES_MAX + body_bytes_max + keyword_bytes_max + 2 * SMALL_BYTES_MAX;
+        let mut buffer = Vec::with_capacity(longest);
+        // Not `vec![0; n]`, which maps untouched pages: no frame should pay for their first touch.
+        buffer.resize_with(longest, || std::hint::black_box(0u8));
+        ZmtpInlet {
+            dial: Dial::new(ip, port, buffer_bytes(frame_bytes)),
+            topic,
+            step: Step::Greeting,
+            buffer,
+            have: 0,
+            parsed: 0,
+            parts: 0,
+            foreign: false,
+            body: 0..0,
+            keywords: 0..0,
+            given: 0,
+            usual: GREETING_BYTES,
+            body_bytes_max,
+            keyword_bytes_max,
+            answers_within_ns: answers_within(frame_bytes).as_nanos() as i64,
+            heard: false,
+            heard_ns: 0,
+            pinged_ns: 0,
+            moved_ns: 0,
+        }
+    }
+
+    /// Ends the connection and begins another.
+    pub fn reconnect(&mut self) {
+        self.dial.reconnect();
+    }
+
+    /// Takes the next message without waiting.
+    pub fn receive(&mut self) -> Taken {
+        match self.dial.stands(&zmtp::greeting()) {
+            None => return Taken::Nothing,
+            Some(true) => {
+                (self.step, self.have, self.given, self.usual) = (Step::Greeting, 0, 0, GREETING_BYTES);
+                (self.heard, self.heard_ns, self.pinged_ns) = (false, clock::monotonic_ns(), 0);
+                self.begin_message();
+            }
+            Some(false) => {}
+        }
+        if self.given > 0 {
+            self.cut(0..self.given);
+            self.given = 0;
+            self.begin_message();
+        }
+        let had = self.have;
+        loop {
+            let wanted = match self.parse() {
+                Ok(None) => {
+                    (self.given, self.usual) = (self.parsed, self.parsed);
+                    return Taken::Message;
+                }
+                Ok(Some(wanted)) => wanted.max(self.usual).clamp(self.have + 1, self.buffer.len()),
+                Err(refused) => {
+                    self.end();
+                    return Taken::Refused(refused);
+                }
+            };
+            match self.dial.read(&mut self.buffer[self.have..wanted]) {
+                Got::Some(count) => {
+                    self.have += count;
+                    self.heard = true;
+                }
+                Got::Nothing => {
+                    self.look_at_the_clock(self.have > had);
+                    return Taken::Nothing;
+                }
+                Got::Ended => {
+                    self.end();
+                    return Taken::Nothing;
+                }
+            }
+        }
+    }
+
+    fn begin_message(&mut self) {
+        (self.parsed, self.parts, self.foreign) = (0, 0, false);
+        (self.body, self.keywords) = (0..0, 0..0);
+    }
+
+    fn end(&mut self) {
+        self.dial.end();
+        (self.step, self.have, self.given) = (Step::Greeting, 0, 0);
+        self.begin_message();
+    }
+
+    /// Removes bytes from the buffer.
+    fn cut(&mut self, range: Range<usize>) {
+        self.buffer.copy_within(range.end..self.have, range.start);
+        self.have -= range.len();
+    }
+
+    /// Goes through what has come. `None`: a message is whole. `Some`: up to there bytes are wanted.
+    fn parse(&mut self) -> Result<Option<usize>, Refused> {
+        if self.step == Step::Greeting {
+            zmtp::check_greeting(&self.buffer[..self.have]).map_err(|_| Refused::BadMagic)?;
+            if self.have < GREETING_BYTES {
+                return Ok(Some(GREETING_BYTES));
+            }
+            self.cut(0..GREETING_BYTES);
+            self.step = Step::Ready;
+            self.say(zmtp::SUBSCRIBER_READY);
+        }
+        loop {
+            let rest = &self.buffer[self.parsed..self.have];
+            let Some(part) = Part::parse(rest).map_err(|_| Refused::BadParts)? else {
+                return Ok(Some(self.parsed + PART_HEAD_BYTES_MAX));
+            };
+            let longest = match self.parts {
+                1 if !part.command => self.body_bytes_max,
+                2 if !part.command => self.keyword_bytes_max,
+                _ => SMALL_BYTES_MAX,
+            };
+            if part.body_bytes > longest as u64 {
+                return Err(Refused::BadLength { expected: longest as u64, got: part.body_bytes });
+            }
+            let body_at = self.parsed + part.head_bytes;
+            let end = body_at + part.body_bytes as usize;
+            if self.have < end {
+                return Ok(Some(end));
+            }
+            if part.command {
+                self.on_command(body_at..end)?;
+                self.cut(self.parsed..end);
+                continue;
+            }
+            if self.step != Step::Open {
+                return Err(Refused::BadMagic);
+            }
+            match self.parts {
+                0 => self.foreign = !self.buffer[body_at..end].starts_with(self.topic.as_bytes()),
+                1 => self.body = body_at..end,
+                2 => self.keywords = body_at..end,
+                _ => {}
+            }
+            if self.parts < 3 {
+                self.parsed = end;
+            } else {
+                self.cut(self.parsed..end);
+            }
+            self.parts += 1;
+            if !part.more {
+                if !self.foreign {
+                    return Ok(None);
+                }
+                self.cut(0..self.parsed);
+                self.begin_message();
+            }
+        }
+    }
+
+    fn on_command(&mut self, body: Range<usize>) -> Result<(), Refused> {
+        let mut answer = Vec::new();
+        match Command::parse(&self.buffer[body]).map_err(|_| Refused::BadParts)? {
+            Command::Ready if self.step == Step::Ready => {
+                self.step = Step::Open;
+                self.dial.is_good();
+                zmtp::subscribe(&mut answer, self.topic, true);
+            }
+            Command::Ping(context) => zmtp::pong(&mut answer, context),
+            Command::Ready | Command::Something => return Ok(()),
+        }
+        self.say(&answer);
+        Ok(())
+    }
+
+    /// What cannot leave whole would be no ZMTP: then the connection is of no use any more.
+    fn say(&mut self, bytes: &[u8]) {
+        if !self.dial.say(bytes) {
+            self.dial.end();
+        }
+    }
+
+    /// Nothing more has come: is the other end there?
+    fn look_at_the_clock(&mut self, moved: bool) {
+        let now_ns = clock::monotonic_ns();
+        if moved {
+            self.moved_ns = now_ns;
+        }
+        if std::mem::take(&mut self.heard) {
+            (self.heard_ns, self.pinged_ns) = (now_ns, 0);
+        } else if self.step != Step::Open {
+            if now_ns - self.heard_ns > GREETED_WITHIN_NS {
+                self.end();
+            }
+        } else if self.pinged_ns == 0 {
+            if now_ns - self.heard_ns >= PING_INTERVAL_NS {
+                self.pinged_ns = now_ns;
+                self.say(zmtp::PING);
+            }
+        } else if now_ns - self.pinged_ns > self.answers_within_ns {
+            self.end();
+        }
+    }
+
+    /// Parts of the message that was given out last, the topic among them.
+    pub fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// Its second part.
+    pub fn body(&self) -> &[u8] {
+        self.buffer.get(self.body.clone()).unwrap_or_default()
+    }
+
+    /// Its third part.
+    pub fn keywords(&self) -> &[u8] {
+        self.buffer.get(self.keywords.clone()).unwrap_or_default()
+    }
+
+    /// Is there a connection, over which the publisher gives signs of life?
+    pub fn linked(&self) -> bool {
+        self.step == Step::Open && self.dial.is_connected()
+    }
+
+    /// Asks the owner for the current frame: it sends it to every new subscriber.
+    pub fn ask_again(&mut self) {
+        if self.linked() {
+            let mut again = Vec::new();
+            zmtp::subscribe(&mut again, self.topic, false);
+            zmtp::subscribe(&mut again, self.topic, true);
+            self.say(&again);
+        }
+    }
+
+    /// Is a message coming now, part by part?
+    pub fn is_under_way(&self, now_ns: i64) -> bool {
+        self.have > self.given && now_ns - self.moved_ns < UNDER_WAY_NS
+    }
+
+    /// Is there more to be had at once?
+    pub fn waiting(&self) -> bool {
+        self.have > self.given || self.dial.waiting()
+    }
+
+    /// Waits in the kernel for bytes, at most this long.
+    pub fn wait(&self, time: Duration) {
+        self.dial.wait(time);
+    }
+}
