@@ -58,6 +58,8 @@ pub struct ZmtpInlet {
     pinged_ns: i64,
     /// When the last bytes came, if the message was not whole then.
     moved_ns: i64,
+    /// What we say, put together.
+    words: Vec<u8>,
 }
 
 impl ZmtpInlet {
@@ -96,6 +98,7 @@ impl ZmtpInlet {
             heard_ns: 0,
             pinged_ns: 0,
             moved_ns: 0,
+            words: Vec::with_capacity(64),
         }
     }
 
@@ -227,23 +230,30 @@ impl ZmtpInlet {
     }
 
     fn on_command(&mut self, body: Range<usize>) -> Result<(), Refused> {
-        let mut answer = Vec::new();
+        let words = &mut self.words;
+        words.clear();
         match Command::parse(&self.buffer[body]).map_err(|_| Refused::BadParts)? {
             Command::Ready if self.step == Step::Ready => {
                 self.step = Step::Open;
                 self.dial.is_good();
-                zmtp::subscribe(&mut answer, self.topic, true);
+                zmtp::subscribe(words, self.topic, true);
             }
-            Command::Ping(context) => zmtp::pong(&mut answer, context),
+            Command::Ping(context) => zmtp::pong(words, context),
             Command::Ready | Command::Something => return Ok(()),
         }
-        self.say(&answer);
+        self.say_words();
         Ok(())
     }
 
     /// What cannot leave whole would be no ZMTP: then the connection is of no use any more.
     fn say(&mut self, bytes: &[u8]) {
         if !self.dial.say(bytes) {
+            self.dial.end();
+        }
+    }
+
+    fn say_words(&mut self) {
+        if !self.dial.say(&self.words) {
             self.dial.end();
         }
     }
@@ -293,10 +303,10 @@ impl ZmtpInlet {
     /// Asks the owner for the current frame: it sends it to every new subscriber.
     pub fn ask_again(&mut self) {
         if self.linked() {
-            let mut again = Vec::new();
-            zmtp::subscribe(&mut again, self.topic, false);
-            zmtp::subscribe(&mut again, self.topic, true);
-            self.say(&again);
+            self.words.clear();
+            zmtp::subscribe(&mut self.words, self.topic, false);
+            zmtp::subscribe(&mut self.words, self.topic, true);
+            self.say_words();
         }
     }
 

@@ -322,6 +322,7 @@ fn nothing_goes_back_before_the_mirror_was_refreshed_from_its_owner() {
     cluster.program.write(42);
     cluster.pump("both have the owner's", |cluster| cluster.all_have(42));
     assert_eq!(cluster.program.counter(), before + 1);
+    cluster.pump("the owner listens again", |cluster| cluster.clients[0].back.open.load(Relaxed));
     cluster.clients[0].program.write(43);
     cluster.pump("and then writes go back again", |cluster| cluster.all_have(43));
 }
