@@ -14,6 +14,10 @@ use daoserver::bridge::worker::Worker;
 use daoserver::dtype::DType;
 use daoserver::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use daoserver::shm::{self, Writer};
+use daoserver::wire::pickle::Frame;
+use daoserver::wire::zmtp;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -48,6 +52,71 @@ fn garbage_on_the_port_is_counted_by_cause_and_the_mirror_lives() {
         mirror.do_work().unwrap();
     }
     assert_eq!(stats.frames.load(Relaxed), 0);
+}
+
+#[test]
+fn a_publisher_is_understood_however_its_bytes_are_cut_and_whatever_it_says_between() {
+    let (place, listener) = (Place::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let spec = spec(SHAPE, DType::U16, 1);
+    let writer = Writer::new(shm::create(&place.path("m"), &spec, &[]).unwrap()).unwrap();
+    let stats = Arc::new(MirrorStats::default());
+    let source = Source { ip: LOOPBACK, port, boot_id: None, tcp_port: None };
+    let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
+    let part = |bytes: &[u8], more| {
+        let mut part = Vec::new();
+        zmtp::begin_part(&mut part, bytes.len(), more);
+        [&part[..], bytes].concat()
+    };
+    let pickle = Frame::new(&spec.shape, spec.dtype);
+    let frame =
+        |value: u8| [pickle.prefix.as_slice(), &vec![value; spec.frame_bytes()], pickle.suffix].concat();
+    let topic = part(TOPIC_PYTHON.as_bytes(), true);
+    let ping = b"\x04\x09\x04PING\0\0ab";
+    let says = [
+        &zmtp::greeting()[..],
+        zmtp::READY,
+        &topic,
+        &part(&frame(1), false),
+        &part(b"another", true),
+        &part(&frame(2), false), // a topic that nobody has asked for
+        ping,
+        &topic,
+        ping,
+        &part(&frame(3), false), // libzmq says it between the parts of a message, too
+        &topic,
+        &part(b"x", true),
+        &part(b"y", true),
+        &part(b"z", true),
+        &part(b"", false),
+        &topic,
+        &part(&frame(4), false),
+    ]
+    .concat();
+    mirror.do_work().unwrap();
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.set_nonblocking(true).unwrap();
+    peer.set_nodelay(true).unwrap();
+    let (mut heard, mut buffer) = (Vec::new(), [0; 256]);
+    for bytes in says.chunks(1).take(400).chain(says[400..].chunks(100)) {
+        peer.write_all(bytes).unwrap();
+        mirror.do_work().unwrap();
+        let count = peer.read(&mut buffer).unwrap_or(0);
+        heard.extend_from_slice(&buffer[..count]);
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let has = |heard: &[u8], words: &[u8]| heard.windows(words.len()).filter(|at| *at == words).count();
+    while has(&heard, b"\x04\x07\x04PONGab") < 2 || stats.frames.load(Relaxed) < 3 {
+        assert!(Instant::now() < deadline, "{} frames, {heard:?}", stats.frames.load(Relaxed));
+        mirror.do_work().unwrap();
+        let count = peer.read(&mut buffer).unwrap_or(0);
+        heard.extend_from_slice(&buffer[..count]);
+    }
+    assert!(
+        heard.starts_with(&[&zmtp::greeting()[..], zmtp::SUBSCRIBER_READY, b"\0\x0a\x01frameData"].concat())
+    );
+    assert_eq!(stats.frames.load(Relaxed), 3, "1, 3 and 4");
+    assert_eq!(stats.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>(), 1, "of five parts");
 }
 
 #[test]

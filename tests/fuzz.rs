@@ -15,6 +15,7 @@ use daoserver::bridge::stats::MirrorStats;
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::{DType, Shape};
 use daoserver::log;
+use daoserver::naming::TOPIC_DAO;
 use daoserver::shm::{self, Access, Reader, Segment, Writer};
 use daoserver::wire::frame::{
     ASK_AGAIN, FrameHeader, FrameKind, HEADER_BYTES, TRAILER_BYTES, hello, stream_length, trailer,
@@ -187,21 +188,15 @@ fn headers() {
 }
 
 /// A publisher's bytes to a mirror, over a real connection.
-#[test]
-fn streams_over_tcp() {
+fn publishers(mutations: &Mutations, over_tcp: bool) {
     log::set_level(log::Level::Error);
     let place = Place::new();
     let path = place.path("mirror");
     shm::create(&path, &shm::SegmentSpec { keywords: 2, ..spec("3x2", DType::U16, 4) }, &[]).unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let source = Source { ip: Ipv4Addr::LOCALHOST, port, tcp_port: Some(port), boot_id: Some(BOOT_ID) };
-    let mutations = Mutations {
-        target: "streams_over_tcp",
-        seeds: streams(),
-        pieces: pieces(&["DAOf\x01\0\x01\0", "DAOf\x01\0\x02\0"]),
-        bytes_max: 4_000,
-    };
+    let tcp_port = over_tcp.then_some(port);
+    let source = Source { ip: Ipv4Addr::LOCALHOST, port, tcp_port, boot_id: Some(BOOT_ID) };
     mutations.run(|input| {
         let before = shm::probe(&path).unwrap().counter;
         let stats = Arc::new(MirrorStats::default());
@@ -225,6 +220,46 @@ fn streams_over_tcp() {
         assert_eq!(shm::probe(&path).unwrap().counter, before + frames);
         assert!(frames as usize <= input.len() / (HEADER_BYTES + 12));
     });
+}
+
+#[test]
+fn streams_over_tcp() {
+    let mutations = Mutations {
+        target: "streams_over_tcp",
+        seeds: streams(),
+        pieces: pieces(&["DAOf\x01\0\x01\0", "DAOf\x01\0\x02\0"]),
+        bytes_max: 4_000,
+    };
+    publishers(&mutations, true);
+}
+
+#[test]
+fn streams_over_zmq() {
+    let open = [&zmtp::greeting()[..], zmtp::READY].concat();
+    let part = |bytes: &[u8], more| {
+        let mut part = Vec::new();
+        zmtp::begin_part(&mut part, bytes.len(), more);
+        [&part[..], bytes].concat()
+    };
+    let message = |bytes: &[u8], keywords: &[u8]| {
+        let rest = [part(bytes, !keywords.is_empty()), part(keywords, false)].concat();
+        let rest = if keywords.is_empty() { part(bytes, false) } else { rest };
+        [part(TOPIC_DAO.as_bytes(), true), rest].concat()
+    };
+    let mut seeds = vec![[&open[..], zmtp::PING, &part(b"other", true), &part(b"x", false)].concat()];
+    for bytes in streams() {
+        let whole = HEADER_BYTES + if bytes.len() > HEADER_BYTES + TRAILER_BYTES { 12 } else { 0 };
+        let keywords = &bytes[whole..bytes.len() - TRAILER_BYTES];
+        let one = message(&bytes[..whole], keywords);
+        seeds.push([&open[..], &one, zmtp::PING, &one].concat());
+    }
+    let mutations = Mutations {
+        target: "streams_over_zmq",
+        seeds,
+        pieces: pieces(&["\x01\x09daoFrame1", "\x04\x07\x04PING\0\0", "\x00\x01x", "\x02\0\0\0\0\0\0\x04\0"]),
+        bytes_max: 4_000,
+    };
+    publishers(&mutations, false);
 }
 
 fn hung_up(peer: &mut TcpStream) -> bool {
