@@ -72,8 +72,8 @@ impl Ledger {
         // Frames with a number that passed us by: all before a frame; up to and with the number of an `alive`.
         let reached = header.seq.saturating_sub(u64::from(header.kind == FrameKind::Frame));
         let missing = reached.saturating_sub(self.counted_to.max(last.seq));
-        // A link delivers in order or breaks. libzmq tells the owner when a queue fills up, and then drops in silence
-        // until it has drained: a gap over which a queue was full is that queue's, all of it.
+        // A link delivers in order or breaks. The owner counts the frames that it left somebody out of, and not whom: a gap
+        // over which it did is that queue's, all of it.
         if missing > 0 {
             self.queue_was_full = header.queue_full_total > last.queue_full_total;
             *self.cause() += missing;
