@@ -431,9 +431,9 @@ impl Mirror {
             if !self.stats.connected() {
                 self.refreshed = false;
             }
-            let linked = self.inlet.linked();
+            // A Python owner without new frames is silent; the connection is its only sign of life.
+            let linked = self.source.boot_id.is_none() && self.inlet.linked();
             if linked {
-                // A Python owner without new frames is silent; the connection is its only sign of life.
                 self.stats.last_heard_ns.store(now_ns, Relaxed);
             }
             // It sends a frame unasked once, shortly after a request: that may have been before we were connected.

@@ -30,6 +30,8 @@ const _: () =
 const SUBSCRIPTION_POLL_NS: i64 = 5_000_000;
 /// Who is just saying who it is need not wait for that.
 const GREETING_POLL_NS: i64 = 500_000;
+/// A sign of life waits so long for the current frame, where somebody wants that.
+const FRAME_FIRST_NS: i64 = 20_000_000;
 /// Who has no subscriber waits for one so long at a time.
 const UNSUBSCRIBED_PARK: Duration = Duration::from_millis(20);
 /// The segment's file is looked at, for having been replaced, so often.
@@ -498,6 +500,10 @@ impl Publisher {
                 now_ns + if greeting { GREETING_POLL_NS } else { SUBSCRIPTION_POLL_NS };
             // What stands in a mirror is the owner's own, or older than what it has.
             if self.back.is_none() {
+                if new.any() && !self.resend.any() {
+                    // The frame comes first: who hears before it that there is one would ask for it again.
+                    self.next_alive_ns = self.next_alive_ns.max(now_ns + FRAME_FIRST_NS);
+                }
                 self.resend = self.resend.or(new);
             }
         }

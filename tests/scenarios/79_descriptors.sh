@@ -15,7 +15,7 @@ limited() {
     DAOSERVER=$WORK/limited
 }
 start_redis
-limited 160
+limited 120
 start_daemon alpha
 DAOSERVER=$REAL
 start_daemon beta
@@ -26,7 +26,7 @@ for number in $(seq -w 30); do
 done
 writer alpha "${names[0]}" --rate 100
 eventually 10 in_registry alpha "${names[-1]}" || fail "the segments are registered"
-check "the owner may have 160 descriptors" grep -q "Max open files *160 *160" "/proc/${DAEMON[alpha]}/limits"
+check "the owner may have 120 descriptors" grep -q "Max open files *120 *120" "/proc/${DAEMON[alpha]}/limits"
 # ask HOST: of all, one after the other, until one is refused; GOT is how many there are.
 ask() {
     GOT=0
@@ -40,7 +40,7 @@ check "the owner's limit is reached before the thirtieth stream" not ask beta
 ask beta
 echo "      $GOT streams, then: $(cat "$WORK/refused")"
 check "... some were served" test "$GOT" -ge 3
-says() { grep -q "of 160 descriptors are in use; raise the limit (ulimit -n)" "$WORK/$1.log"; }
+says() { grep -q "of 120 descriptors are in use; raise the limit (ulimit -n)" "$WORK/$1.log"; }
 recovers "... it says so" 5 says alpha
 check "... in status, too" grep -q "descriptors are in use" <(at alpha status)
 check "... what it has goes on" flows beta "$(mirror alpha "${names[0]}")"
@@ -76,7 +76,7 @@ disperse() {
     kill "$CROWD"
     wait "$CROWD" 2>/dev/null
 }
-crowd alpha "$(published alpha "${names[0]}" '[p["port"], p["tcp_port"]] if p.get("tcp_port") else [p["port"]]')"
+crowd alpha "$(published alpha "${names[0]}" '[p["port"]]')"
 check "a crowd of connections: the owner lives" kill -0 "${DAEMON[alpha]}"
 check "... what it has goes on" eventually 5 flows beta "$(mirror alpha "${names[0]}")"
 check "... and is still registered" registered_all alpha "${names[@]}"
