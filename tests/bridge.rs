@@ -120,6 +120,31 @@ fn a_publisher_is_understood_however_its_bytes_are_cut_and_whatever_it_says_betw
 }
 
 #[test]
+fn a_publisher_that_talks_of_other_things_without_end_is_left() {
+    for says in [&b"\x00\x00"[..], b"\x04\x01\x00", b"\x01\x00"] {
+        let (place, listener) = (Place::new(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let port = listener.local_addr().unwrap().port();
+        let segment = shm::create(&place.path("m"), &spec(SHAPE, DType::U16, 1), &[]).unwrap();
+        let stats = Arc::new(MirrorStats::default());
+        let source = Source { ip: LOOPBACK, port, boot_id: None, tcp_port: None };
+        let mut mirror = Mirror::new(source, Writer::new(segment).unwrap(), Arc::clone(&stats));
+        mirror.do_work().unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let open = [&zmtp::greeting()[..], zmtp::READY].concat();
+        peer.write_all(&open).unwrap();
+        let flood = says.repeat(20_000);
+        let (mut sent, deadline) = (0, Instant::now() + Duration::from_secs(20));
+        while stats.refused.iter().all(|count| count.load(Relaxed) == 0) {
+            assert!(Instant::now() < deadline, "{says:?}");
+            sent += peer.write(&flood[sent..]).unwrap_or(0);
+            mirror.do_work().unwrap();
+        }
+        assert_eq!(stats.frames.load(Relaxed), 0);
+    }
+}
+
+#[test]
 fn a_message_above_the_size_limit_does_not_end_the_stream() {
     for (topic, boot_id) in [(TOPIC_DAO, Some(7)), (TOPIC_PYTHON, None)] {
         let (context, place, port) = (zmq::Context::new(), Place::new(), port());

@@ -133,9 +133,10 @@ fn a_publisher_that_sends_garbage_or_half_a_message_is_left_and_met_again() {
         });
         assert_eq!(said_hello, hello(7));
         let _ = peer.write_all(&said);
-        if said.len() >= HEADER_BYTES {
+        if !said.is_empty() {
             peer.set_nonblocking(true).unwrap();
             peer.read_exact(&mut said_hello).unwrap();
+            // Of half a message it waits for the rest, but not for ever.
             eventually("it leaves", || {
                 mirror.do_work().unwrap();
                 ended(&mut peer)

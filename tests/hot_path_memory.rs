@@ -1,5 +1,5 @@
 //! What a frame's way costs in memory: nothing is allocated for it, and it is copied out of the segment once, however
-//! many mirrors it goes to. libzmq allocates for its messages, in C++, where this allocator does not see it.
+//! many mirrors it goes to.
 #![allow(clippy::unwrap_used)]
 #![allow(unsafe_code)] // an allocator is an unsafe trait; this one only counts
 

@@ -51,7 +51,7 @@ const LONG_FILES: &[(&str, usize, &str)] = &[
 
 /// Run-time dependencies: the six, and those that have their reason beside them in Cargo.toml.
 const DEPENDENCIES: &[&str] = &["lexopt", "libc", "memmap2", "redis", "serde_json", "zmq"];
-const DEPENDENCIES_WITH_A_REASON: &[&str] = &["rustls", "zmq-sys"];
+const DEPENDENCIES_WITH_A_REASON: &[&str] = &["rustls"];
 
 /// The top level, and nothing else but what `.gitignore` names.
 const TOP_LEVEL: &[&str] = &[

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// Pauses between attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// What we said and is not acknowledged for so long ends a connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
 /// What came of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Got {
@@ -81,7 +84,10 @@ impl Dial {
             return;
         }
         self.connected = false;
-        self.stream = tcp::connect(self.to, self.buffer_bytes).ok();
+        let connecting = tcp::connect(self.to, self.buffer_bytes);
+        self.stream = connecting
+            .and_then(|stream| tcp::set_user_timeout(&stream, UNACKNOWLEDGED).map(|()| stream))
+            .ok();
         self.retry_at = Instant::now() + self.pause;
         self.pause = (2 * self.pause).min(RECONNECT.1);
     }
@@ -128,9 +134,9 @@ impl Dial {
         }
     }
 
-    /// Is there something to be read?
-    pub fn waiting(&self) -> bool {
-        self.stream.as_ref().is_some_and(|stream| poll::readable(stream, Duration::ZERO).unwrap_or(false))
+    /// Bytes that the kernel has for us.
+    pub fn unread_bytes(&self) -> usize {
+        self.stream.as_ref().map_or(0, tcp::unread_bytes)
     }
 
     /// Waits in the kernel for bytes, at most this long.

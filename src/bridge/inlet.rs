@@ -5,6 +5,9 @@ use crate::bridge::tcp_inlet::{Taken, TcpInlet};
 use crate::bridge::zmtp_inlet::ZmtpInlet;
 use std::time::Duration;
 
+/// Longer than any of them, over either transport.
+const SIGN_OF_LIFE_BYTES_MAX: usize = 512;
+
 /// A connection to a publisher, made in the background and made again when it breaks.
 pub enum Inlet {
     /// Over ZMQ.
@@ -73,11 +76,36 @@ impl Inlet {
         }
     }
 
-    /// Is a message waiting?
+    /// Is a frame waiting, or a part of one? A sign of life is none.
     pub fn waiting(&self) -> bool {
+        let pending_bytes = match self {
+            Inlet::Zmq(inlet) => inlet.pending_bytes(),
+            Inlet::Tcp(inlet) => inlet.pending_bytes(),
+        };
+        pending_bytes + self.unread_bytes() > SIGN_OF_LIFE_BYTES_MAX
+    }
+
+    /// Bytes that the kernel has for us.
+    pub fn unread_bytes(&self) -> usize {
         match self {
-            Inlet::Zmq(inlet) => inlet.waiting(),
-            Inlet::Tcp(inlet) => inlet.waiting(),
+            Inlet::Zmq(inlet) => inlet.unread_bytes(),
+            Inlet::Tcp(inlet) => inlet.unread_bytes(),
+        }
+    }
+
+    /// When a part of a message came last that is not whole yet; monotonic.
+    pub fn moved_ns(&self) -> i64 {
+        match self {
+            Inlet::Zmq(inlet) => inlet.moved_ns(),
+            Inlet::Tcp(inlet) => inlet.moved_ns(),
+        }
+    }
+
+    /// Of a peer that sends nothing by itself: while there is a connection, when it was heard last; monotonic.
+    pub fn heard_ns(&self) -> Option<i64> {
+        match self {
+            Inlet::Zmq(inlet) => inlet.linked().then(|| inlet.heard_ns()),
+            Inlet::Tcp(_) => None,
         }
     }
 
@@ -86,14 +114,6 @@ impl Inlet {
         match self {
             Inlet::Zmq(inlet) => inlet.is_under_way(now_ns),
             Inlet::Tcp(inlet) => inlet.is_under_way(now_ns),
-        }
-    }
-
-    /// Is there a connection, as far as that is known of a peer that sends nothing by itself?
-    pub fn linked(&self) -> bool {
-        match self {
-            Inlet::Zmq(inlet) => inlet.linked(),
-            Inlet::Tcp(_) => false,
         }
     }
 

@@ -397,9 +397,10 @@ impl Mirror {
 
     fn connect_anew_if_dead(&mut self, now_ns: i64) {
         let frame_bytes = self.writer.segment().spec().frame_bytes();
-        let alive_ns = self.stats.last_heard_ns.load(Relaxed).max(self.connected_anew_ns);
-        // With messages waiting, it was we who slept.
-        if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.inlet.waiting() {
+        let heard_ns = self.stats.last_heard_ns.load(Relaxed).max(self.inlet.moved_ns());
+        let alive_ns = heard_ns.max(self.connected_anew_ns);
+        // With bytes waiting, it was we who slept.
+        if now_ns - alive_ns < DEAD_AFTER_NS + 100 * frame_bytes as i64 || self.inlet.unread_bytes() > 0 {
             return;
         }
         self.connected_anew_ns = now_ns;
@@ -432,9 +433,10 @@ impl Mirror {
                 self.refreshed = false;
             }
             // A Python owner without new frames is silent; the connection is its only sign of life.
-            let linked = self.source.boot_id.is_none() && self.inlet.linked();
-            if linked {
-                self.stats.last_heard_ns.store(now_ns, Relaxed);
+            let heard_ns = if self.source.boot_id.is_none() { self.inlet.heard_ns() } else { None };
+            let linked = heard_ns.is_some();
+            if let Some(heard_ns) = heard_ns {
+                self.stats.last_heard_ns.fetch_max(heard_ns, Relaxed);
             }
             // It sends a frame unasked once, shortly after a request: that may have been before we were connected.
             if linked && !self.linked && self.frames_at_check == self.stats.frames.load(Relaxed) {

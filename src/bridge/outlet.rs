@@ -15,7 +15,8 @@ use crate::bridge::sockets::{answers_within, buffer_bytes};
 use crate::limits;
 use crate::os::{clock, poll, process, tcp};
 use crate::settings::Cidr;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub struct Outlet {
     turned_away: TurnedAway,
     peers: Vec<Peer>,
     waiting: poll::Many,
+    /// Nobody can be let in, for want of memory or descriptors: then there is no use in waiting at the door.
+    deaf: bool,
 }
 
 impl Outlet {
@@ -69,6 +72,7 @@ impl Outlet {
                         turned_away: TurnedAway::new(port),
                         peers: Vec::new(),
                         waiting: poll::Many::default(),
+                        deaf: false,
                     });
                 }
                 Err(error) => refused = format!("port {port}: {error}"),
@@ -121,7 +125,16 @@ impl Outlet {
     pub fn take_subscriptions(&mut self) -> Forms {
         // Bounded, so that a crowd at the door costs nobody a frame.
         for _ in 0..64 {
-            let Ok((stream, from)) = self.listener.accept() else { break };
+            let (stream, from) = match self.listener.accept() {
+                Ok(come) => come,
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted | ErrorKind::ConnectionAborted => continue,
+                    kind => {
+                        self.deaf = kind != ErrorKind::WouldBlock;
+                        break;
+                    }
+                },
+            };
             if !self.door.lets_in(&from.ip().to_string()) {
                 continue;
             }
@@ -198,6 +211,18 @@ impl Outlet {
         self.is_sending()
     }
 
+    /// Nothing more will be sent.
+    pub fn say_goodbye(&mut self) {
+        self.peers.retain(|peer| peer.stream().shutdown(Shutdown::Write).is_ok());
+    }
+
+    /// Reads on until the other ends have gone too. Is anybody left?
+    pub fn hears_out(&mut self) -> bool {
+        let manners = &self.manners;
+        self.peers.retain_mut(|peer| peer.listen(manners) == Heard::Fine);
+        !self.peers.is_empty()
+    }
+
     /// Waits, at most this long, and less if a client that is still being sent to takes more.
     pub fn wait(&self, time: Duration) {
         let sending = self.peers.iter().find(|peer| peer.is_sending());
@@ -210,7 +235,8 @@ impl Outlet {
     pub fn wait_for_news(&mut self, time: Duration) {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.clear();
-        self.descriptors().for_each(|descriptor| waiting.push(0, descriptor));
+        let door = usize::from(self.deaf);
+        self.descriptors().skip(door).for_each(|descriptor| waiting.push(0, descriptor));
         waiting.wait(time);
         self.waiting = waiting;
     }

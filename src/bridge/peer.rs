@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const GREETED_WITHIN: Duration = Duration::from_secs(5);
 /// A mirror asks four times a second at most, so nobody of ours ever has so many questions waiting.
 const ASKS_MAX: usize = 64;
-/// So much at once no subscriber has to say.
+/// So much no subscriber has to say at once, and not four times as much in a second.
 const SAID_AT_ONCE_BYTES_MAX: usize = 4_096;
 /// A subscriber over ZMQ is asked for a sign of life so often.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -167,6 +167,9 @@ struct Subscriber {
     pinged: Option<Instant>,
     /// It has given none since.
     silent: bool,
+    /// What it has said in the second that began then.
+    said_bytes: usize,
+    said_since: Option<Instant>,
 }
 
 impl Subscriber {
@@ -176,6 +179,13 @@ impl Subscriber {
 
     /// Takes what it says. Gives the forms that it wants the current frame in.
     fn hear(&mut self, bytes: &[u8]) -> Result<Forms, &'static str> {
+        if self.said_since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            (self.said_bytes, self.said_since) = (0, Some(Instant::now()));
+        }
+        self.said_bytes += bytes.len();
+        if bytes.len() == SAID_AT_ONCE_BYTES_MAX || self.said_bytes > 4 * SAID_AT_ONCE_BYTES_MAX {
+            return Err("it talks without end");
+        }
         let Subscriber { conversation, prefixes, answers, .. } = self;
         let (mut asks, mut talks) = (Forms::default(), false);
         conversation.hear(bytes, |said| match said {
@@ -369,9 +379,6 @@ impl Peer {
             }
             let asks = match &mut self.speaks {
                 Speaks::Nothing => return Heard::Gone,
-                Speaks::Zmtp(_) if heard.len() == SAID_AT_ONCE_BYTES_MAX => {
-                    return Heard::Nonsense("it talks without end");
-                }
                 Speaks::Zmtp(subscriber) => match subscriber.hear(heard) {
                     Ok(asks) => asks,
                     Err(why) => return Heard::Nonsense(why),
@@ -394,7 +401,12 @@ impl Peer {
             let patient = self.since.elapsed() < GREETED_WITHIN;
             return if patient { Heard::Fine } else { Heard::Nonsense("it never says what it wants") };
         }
+        // Who takes a frame, however slowly, lives.
+        let sending = self.is_sending();
         let Speaks::Zmtp(subscriber) = &mut self.speaks else { return Heard::Fine };
+        if sending || !subscriber.answers.is_empty() {
+            return Heard::Fine;
+        }
         let since_ping = subscriber.pinged.map(|pinged| pinged.elapsed());
         if subscriber.silent {
             let patient = since_ping.is_none_or(|time| time < manners.answers_within);

@@ -75,6 +75,8 @@ pub struct Publisher {
     next_subscription_poll_ns: i64,
     next_file_check_ns: i64,
     next_alive_ns: i64,
+    /// Once, since the last one.
+    alive_put_off: bool,
 }
 
 /// What the central state and the connection records need to know of a publisher that has started.
@@ -213,6 +215,7 @@ impl Publisher {
             next_subscription_poll_ns: 0,
             next_file_check_ns: 0,
             next_alive_ns: 0,
+            alive_put_off: false,
         };
         Ok((publisher, started))
     }
@@ -220,7 +223,7 @@ impl Publisher {
     /// Copies a frame and sends it. `current`: the newest frame, seen before or not; else the next unseen one.
     fn copy_and_send(&mut self, current: bool) -> Result<usize, Ended> {
         let Some(index) = self.pool.acquire() else {
-            // Every buffer is in some stuck subscriber's queue: nobody gets this frame.
+            // Every buffer is on its way to some stuck client: nobody gets this frame.
             self.starved = true;
             self.outlet.end_slow();
             return Ok(0);
@@ -325,14 +328,15 @@ impl Publisher {
             self.keywords != self.keywords_now || self.resend.any() || now_ns >= self.next_keywords_ns;
         self.header.keywords_follow = keywords_due && !self.keywords.is_empty();
         self.header.sent_ns = clock::realtime_ns();
-        if self.header.keywords_follow {
+        // What is only for some counts as told to nobody.
+        if self.header.keywords_follow && !only_asking {
             self.keywords.copy_from_slice(&self.keywords_now);
             self.next_keywords_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
         }
         if let Some(head) = self.pool.buffer_mut(index).first_chunk_mut() {
             self.header.encode(head);
         }
-        let keywords = if self.header.keywords_follow { &self.keywords[..] } else { &[] };
+        let keywords = if self.header.keywords_follow { &self.keywords_now[..] } else { &[] };
         let end = PIXEL_OFFSET + self.frame_bytes;
         let mut left_out = 0;
         if forms.stream {
@@ -358,7 +362,9 @@ impl Publisher {
         if left_out > 0 {
             self.count_queue_full(1);
         }
-        self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
+        if !only_asking {
+            self.next_alive_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
+        }
     }
 
     /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
@@ -373,6 +379,7 @@ impl Publisher {
 
     /// The owner has nothing new, and lives. Whoever is still being sent a frame hears that without.
     fn send_alive(&mut self) {
+        self.alive_put_off = false;
         let alive = FrameHeader {
             kind: FrameKind::Alive,
             on_subscription: false,
@@ -437,9 +444,13 @@ impl Publisher {
     /// What was sent last is on its way even if this publisher ends now.
     pub fn linger(&mut self) {
         let deadline = clock::monotonic_ns() + limits::WRITE_BACK_LINGER.as_nanos() as i64;
-        // What the kernel has taken it sends by itself.
         while self.outlet.progress() && clock::monotonic_ns() < deadline {
             self.outlet.wait(Duration::from_millis(1));
+        }
+        // What the kernel has taken it sends by itself, if nothing unread makes it break the connection off.
+        self.outlet.say_goodbye();
+        while self.outlet.hears_out() && clock::monotonic_ns() < deadline {
+            self.outlet.wait_for_news(Duration::from_millis(10));
         }
     }
 
@@ -500,7 +511,7 @@ impl Publisher {
                 now_ns + if greeting { GREETING_POLL_NS } else { SUBSCRIPTION_POLL_NS };
             // What stands in a mirror is the owner's own, or older than what it has.
             if self.back.is_none() {
-                if new.any() && !self.resend.any() {
+                if new.any() && !self.resend.any() && !std::mem::replace(&mut self.alive_put_off, true) {
                     // The frame comes first: who hears before it that there is one would ask for it again.
                     self.next_alive_ns = self.next_alive_ns.max(now_ns + FRAME_FIRST_NS);
                 }
@@ -578,7 +589,7 @@ impl Worker for Publisher {
             return;
         }
         match &mut self.watch {
-            Some(watch) if time > WATCH_FROM && !self.outlet.is_sending() => {
+            Some(watch) if time > WATCH_FROM && !self.outlet.is_sending() && !self.outlet.is_greeting() => {
                 let reader = &self.reader;
                 watch.wait(reader.seen(), || reader.has_news(), self.outlet.descriptors(), time);
                 // What woke us may be a subscriber.

@@ -53,8 +53,7 @@ pub struct PublisherStats {
     pub copies: AtomicU64,
     /// Overwritten by the source's writer before we had them.
     pub lapped: AtomicU64,
-    /// Times that a subscriber's queue was found full. From then on it loses frames until it has drained; how many,
-    /// its mirror counts.
+    /// Frames that some client was left out of, since it was still being sent an older one; which, its mirror counts.
     pub queue_full: AtomicU64,
     /// The same of Python peers, who cannot tell themselves.
     pub python_queue_full: AtomicU64,

@@ -104,9 +104,10 @@ impl Worker for Bidirectional {
 
     /// A program writes a frame and ends: that frame goes out all the same.
     fn finish(&mut self) {
-        if self.back.has_news() && self.do_work().is_ok() {
-            self.back.linger();
+        if self.back.has_news() {
+            let _ = self.do_work(); // its last
         }
+        self.back.linger();
         self.mirror.close();
     }
 
@@ -224,7 +225,7 @@ impl Worker for Owned {
         let now_ns = clock::monotonic_ns();
         if now_ns - self.last_turn_ns > SETTLED_NS {
             // We were stopped ourselves. What was written here meanwhile has just been published; what clients sent
-            // without knowing it waits in our queues, and is old.
+            // without knowing it waits for us, and is old.
             self.settled = [self.publisher.seq(); 2];
         }
         self.last_turn_ns = now_ns;

@@ -131,9 +131,19 @@ impl TcpInlet {
         self.have > self.given && now_ns - self.moved_ns < UNDER_WAY_NS
     }
 
-    /// Is there more to be had at once?
-    pub fn waiting(&self) -> bool {
-        self.have > self.given || self.dial.waiting()
+    /// When a part of a message came last that is not whole yet; monotonic.
+    pub fn moved_ns(&self) -> i64 {
+        self.moved_ns
+    }
+
+    /// Bytes that the kernel has for us.
+    pub fn unread_bytes(&self) -> usize {
+        self.dial.unread_bytes()
+    }
+
+    /// Bytes that were read and not given out.
+    pub fn pending_bytes(&self) -> usize {
+        self.have - self.given
     }
 
     /// Waits in the kernel for bytes, at most this long.

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 /// Between two looks at each segment: with the wake-up, a frame is seen within a millisecond.
 const LOOK_EVERY: Duration = Duration::from_micros(900);
-/// Between two looks at the sockets, in looks at the segments: new subscribers are noticed within about 5 ms.
+/// Between two looks at the sockets, in looks at the segments: new subscribers are noticed within about 5 ms,
+/// and by who sleeps on a semaphore within [`BELL_PARK`].
 const LOOKS_A_POLL: u32 = 5;
 /// Who sleeps on the semaphore looks at its sockets, and whether there is a frame that it was not told of, so often.
 const BELL_PARK: Duration = Duration::from_millis(100);

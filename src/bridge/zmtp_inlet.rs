@@ -18,6 +18,8 @@ const GREETED_WITHIN_NS: i64 = 5_000_000_000;
 const PING_INTERVAL_NS: i64 = 1_000_000_000;
 /// Longest topic, and longest command; longest part that nobody wants.
 const SMALL_BYTES_MAX: usize = 1_024;
+/// Commands, messages of other topics and parts too many that come at once: no publisher sends us so many.
+const UNWANTED_MAX: usize = 64;
 /// What stands around the pixels: our header and its room, a pickle.
 const AROUND_PIXELS_BYTES: usize = 4_096;
 
@@ -42,6 +44,8 @@ pub struct ZmtpInlet {
     parts: usize,
     /// It is of another topic.
     foreign: bool,
+    /// Pieces that were no part of a message of ours, since the last one or the last look in vain.
+    unwanted: usize,
     body: Range<usize>,
     keywords: Range<usize>,
     /// Bytes of the message at its beginning that was given out.
@@ -87,6 +91,7 @@ impl ZmtpInlet {
             parsed: 0,
             parts: 0,
             foreign: false,
+            unwanted: 0,
             body: 0..0,
             keywords: 0..0,
             given: 0,
@@ -127,7 +132,8 @@ impl ZmtpInlet {
         loop {
             let wanted = match self.parse() {
                 Ok(None) => {
-                    (self.given, self.usual) = (self.parsed, self.parsed);
+                    (self.given, self.usual, self.unwanted) = (self.parsed, self.parsed, 0);
+                    self.dial.is_good();
                     return Taken::Message;
                 }
                 Ok(Some(wanted)) => wanted.max(self.usual).clamp(self.have + 1, self.buffer.len()),
@@ -142,6 +148,7 @@ impl ZmtpInlet {
                     self.heard = true;
                 }
                 Got::Nothing => {
+                    self.unwanted = 0;
                     self.look_at_the_clock(self.have > had);
                     return Taken::Nothing;
                 }
@@ -168,6 +175,13 @@ impl ZmtpInlet {
     fn cut(&mut self, range: Range<usize>) {
         self.buffer.copy_within(range.end..self.have, range.start);
         self.have -= range.len();
+    }
+
+    /// Removes what nobody asked for.
+    fn cut_unwanted(&mut self, range: Range<usize>) -> Result<(), Refused> {
+        self.cut(range);
+        self.unwanted += 1;
+        if self.unwanted > UNWANTED_MAX { Err(Refused::BadParts) } else { Ok(()) }
     }
 
     /// Goes through what has come. `None`: a message is whole. `Some`: up to there bytes are wanted.
@@ -201,7 +215,7 @@ impl ZmtpInlet {
             }
             if part.command {
                 self.on_command(body_at..end)?;
-                self.cut(self.parsed..end);
+                self.cut_unwanted(self.parsed..end)?;
                 continue;
             }
             if self.step != Step::Open {
@@ -216,14 +230,14 @@ impl ZmtpInlet {
             if self.parts < 3 {
                 self.parsed = end;
             } else {
-                self.cut(self.parsed..end);
+                self.cut_unwanted(self.parsed..end)?;
             }
             self.parts += 1;
             if !part.more {
                 if !self.foreign {
                     return Ok(None);
                 }
-                self.cut(0..self.parsed);
+                self.cut_unwanted(0..self.parsed)?;
                 self.begin_message();
             }
         }
@@ -235,7 +249,6 @@ impl ZmtpInlet {
         match Command::parse(&self.buffer[body]).map_err(|_| Refused::BadParts)? {
             Command::Ready if self.step == Step::Ready => {
                 self.step = Step::Open;
-                self.dial.is_good();
                 zmtp::subscribe(words, self.topic, true);
             }
             Command::Ping(context) => zmtp::pong(words, context),
@@ -315,9 +328,24 @@ impl ZmtpInlet {
         self.have > self.given && now_ns - self.moved_ns < UNDER_WAY_NS
     }
 
-    /// Is there more to be had at once?
-    pub fn waiting(&self) -> bool {
-        self.have > self.given || self.dial.waiting()
+    /// When something was heard last, or the connection was made; monotonic.
+    pub fn heard_ns(&self) -> i64 {
+        self.heard_ns
+    }
+
+    /// When a part of a message came last that is not whole yet; monotonic.
+    pub fn moved_ns(&self) -> i64 {
+        self.moved_ns
+    }
+
+    /// Bytes that the kernel has for us.
+    pub fn unread_bytes(&self) -> usize {
+        self.dial.unread_bytes()
+    }
+
+    /// Bytes that were read and not given out.
+    pub fn pending_bytes(&self) -> usize {
+        self.have - self.given
     }
 
     /// Waits in the kernel for bytes, at most this long.

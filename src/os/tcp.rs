@@ -1,5 +1,5 @@
 //! TCP sockets as streams need them: connecting without waiting, buffers, and a bound on what is not acknowledged.
-#![allow(unsafe_code)] // socket, connect, setsockopt
+#![allow(unsafe_code)] // socket, connect, setsockopt, ioctl
 
 use std::io;
 use std::net::{SocketAddrV4, TcpStream};
@@ -69,6 +69,14 @@ pub fn set_user_timeout(stream: &TcpStream, time: Duration) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, time.as_millis() as libc::c_int)
 }
 
+/// Bytes that have come and were not read.
+pub fn unread_bytes(stream: &TcpStream) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: an open descriptor, and an int for the answer.
+    let code = unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if code == 0 { usize::try_from(bytes).unwrap_or(0) } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,8 +93,11 @@ mod tests {
         assert!(stream.take_error().unwrap().is_none());
         let (mut there, _) = listener.accept().unwrap();
         set_user_timeout(&there, Duration::from_secs(5)).unwrap();
-        stream.write_all(b"x").unwrap();
-        there.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"xyz").unwrap();
+        assert!(poll::readable(&there, Duration::from_secs(10)).unwrap());
+        assert_eq!(unread_bytes(&there), 3);
+        there.read_exact(&mut [0; 3]).unwrap();
+        assert_eq!(unread_bytes(&there), 0);
         drop((there, listener));
         let refused = connect(to, 100_000).and_then(|stream| {
             poll::writable(&stream, Duration::from_secs(10)).unwrap();

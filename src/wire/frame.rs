@@ -23,7 +23,7 @@
 //! | 80 | i64 | when the owner sent it, UTC ns |
 //! | 88 | u64 | origin: boot id of the daemon whose host wrote it, 0 for the owner's own |
 //! | 96 | u64 | frames that the writer overwrote before the owner had them, since its start |
-//! | 104 | u64 | times that a subscriber's send queue was found full, since its start |
+//! | 104 | u64 | frames that some client was left out of, since its start |
 //! | 112 | u32 | pixel offset in this part, at least 128 |
 //! | 116 | u32 | of a write-back: the owner's sequence number that the mirror stood at, its lower half; else 0 |
 //! | 120 | u64 | bytes of the pixels |

@@ -7,9 +7,9 @@ use crate::wire::frame::{FrameHeader, FrameKind};
 pub struct Lost {
     /// The source's writer overwrote them before the owner had copied them.
     pub lapped: u64,
-    /// The owner's send queue was full: this mirror, or the link, was too slow.
+    /// The owner left us out, since an older one was still on its way: this mirror, or the link, was too slow.
     pub queue_full: u64,
-    /// Gone between the owner's queue and us: the link was cut, or a peer restarted.
+    /// Gone between the owner and us: the link was cut, or a peer restarted.
     pub transport: u64,
 }
 

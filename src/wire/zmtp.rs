@@ -1,7 +1,7 @@
 //! ZMTP, what ZeroMQ speaks over TCP, as a publisher and a subscriber need it: greetings, what subscribers say, and how a
-//! message's parts begin. Version 3.0 (RFC 23 of ZeroMQ) without security, as libzmq 4 and every Python peer have it; of
-//! 3.1 (RFC 37) the subscriptions and signs of life that are commands. Nothing that comes is trusted: it is read a piece
-//! at a time, into a bounded buffer, and whatever makes no sense ends the connection.
+//! message's parts begin. Version 3.0 (RFC 23 of ZeroMQ) without security, as libzmq has it, and so every Python peer; of
+//! 3.1 (RFC 37) the subscriptions and signs of life that are commands. Nothing that comes is trusted: it is read a piece at
+//! a time, into a bounded buffer, and whatever makes no sense ends the connection.
 //!
 //! Both sides say 64 bytes of greeting, then `READY`. Then there are frames: one byte of flags, a length of one byte or
 //! eight (big-endian), and as many bytes. A message is one frame or several, all but the last with the flag `MORE`.
