@@ -349,7 +349,7 @@ impl Publisher {
             left_out += self.outlet.send(&message, only_asking);
         }
         if forms.dao {
-            begin_message(&mut self.head, TOPIC_DAO, end, !keywords.is_empty());
+            zmtp::begin_message(&mut self.head, TOPIC_DAO, end, !keywords.is_empty());
             self.tail.clear();
             if !keywords.is_empty() {
                 zmtp::begin_part(&mut self.tail, keywords.len(), false);
@@ -369,7 +369,7 @@ impl Publisher {
 
     /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
     fn send_python(&mut self, index: usize, only_asking: bool) {
-        begin_message(&mut self.head, TOPIC_PYTHON, self.pickle.len(), false);
+        zmtp::begin_message(&mut self.head, TOPIC_PYTHON, self.pickle.len(), false);
         let body = Some((&self.pool, index, self.pickle.clone()));
         let message = Message { form: Form::Python, head: &self.head, body, tail: &[] };
         if self.outlet.send(&message, only_asking) > 0 {
@@ -393,7 +393,7 @@ impl Publisher {
         if let Some(head) = message.first_chunk_mut() {
             alive.encode(head);
         }
-        begin_message(&mut self.head, TOPIC_DAO, message.len(), false);
+        zmtp::begin_message(&mut self.head, TOPIC_DAO, message.len(), false);
         self.outlet.send(&Message { form: Form::Dao, head: &self.head, body: None, tail: &message }, false);
     }
 
@@ -543,14 +543,6 @@ fn begin_stream(out: &mut Vec<u8>, header: &FrameHeader) {
     FrameHeader { pixel_offset: HEADER_BYTES as u32, ..*header }.encode(&mut head);
     out.clear();
     out.extend_from_slice(&head);
-}
-
-/// A message of ZMQ, up to its second part, which has so many bytes.
-fn begin_message(out: &mut Vec<u8>, topic: &str, bytes: usize, more: bool) {
-    out.clear();
-    zmtp::begin_part(out, topic.len(), true);
-    out.extend_from_slice(topic.as_bytes());
-    zmtp::begin_part(out, bytes, more);
 }
 
 impl Worker for Publisher {

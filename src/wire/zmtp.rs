@@ -48,6 +48,14 @@ pub fn begin_part(out: &mut Vec<u8>, bytes: usize, more: bool) {
     }
 }
 
+/// Makes it a message up to its second part, which has so many bytes: the first one is the topic.
+pub fn begin_message(out: &mut Vec<u8>, topic: &str, bytes: usize, more: bool) {
+    out.clear();
+    begin_part(out, topic.len(), true);
+    out.extend_from_slice(topic.as_bytes());
+    begin_part(out, bytes, more);
+}
+
 /// Appends what subscribes to a topic, or ends that.
 pub fn subscribe(out: &mut Vec<u8>, topic: &str, wanted: bool) {
     begin_part(out, 1 + topic.len(), false);
