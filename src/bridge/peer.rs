@@ -161,6 +161,8 @@ struct Subscriber {
     conversation: Conversation,
     /// What it has subscribed and is a prefix of a topic of ours: bounded by the topics' lengths.
     prefixes: Vec<Vec<u8>>,
+    /// What follows from them.
+    wants: Forms,
     /// What we answer, as soon as the message before has left.
     answers: Vec<u8>,
     /// When it was asked for a sign of life.
@@ -173,10 +175,6 @@ struct Subscriber {
 }
 
 impl Subscriber {
-    fn wants(&self) -> Forms {
-        self.prefixes.iter().fold(Forms::default(), |all, prefix| all.or(Forms::beginning(prefix)))
-    }
-
     /// Takes what it says. Gives the forms that it wants the current frame in.
     fn hear(&mut self, bytes: &[u8]) -> Result<Forms, &'static str> {
         if self.said_since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
@@ -202,6 +200,8 @@ impl Subscriber {
             Said::Ping(_) => talks = true,
             Said::Ready | Said::Something => {}
         })?;
+        self.wants =
+            self.prefixes.iter().fold(Forms::default(), |all, prefix| all.or(Forms::beginning(prefix)));
         self.silent = false;
         if talks { Err("it asks for signs of life without end") } else { Ok(asks) }
     }
@@ -293,7 +293,7 @@ impl Peer {
     /// In which forms it takes frames.
     pub fn wants(&self) -> Forms {
         match &self.speaks {
-            Speaks::Zmtp(subscriber) => subscriber.wants(),
+            Speaks::Zmtp(subscriber) => subscriber.wants,
             _ => Forms { stream: self.is_known(), ..Forms::default() },
         }
     }
