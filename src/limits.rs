@@ -76,11 +76,8 @@ pub const CATCH_UP_BYTES: usize = 1 << 20;
 pub const MESSAGES_A_TURN_MAX: usize = 256;
 /// A frame above this has two send buffers instead of a few.
 pub const LARGE_FRAME_BYTES: usize = 64 << 20;
-/// Send buffers of one publisher when its subscribers are stuck at different frames; never fewer than it needs.
+/// Send buffers of one publisher when its clients are stuck at different frames, one each; never fewer than it needs.
 pub const POOL_BYTES_MAX: usize = 256 << 20;
-/// Subscribers of one publisher that may be stuck, each at frames of its own, before the others miss any, where
-/// [`POOL_BYTES_MAX`] has room for them.
-pub const STUCK_SUBSCRIBERS: usize = 64;
 /// Smallest and largest kernel buffer of a stream, bytes; between them two frames.
 pub const SOCKET_BUFFER_BYTES: (usize, usize) = (128 * 1024, 4 * 1024 * 1024);
 

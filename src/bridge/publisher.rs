@@ -180,7 +180,7 @@ impl Publisher {
         // One being filled, and some on their way. More are made when they are needed.
         let buffers = if frame_bytes > limits::LARGE_FRAME_BYTES { 2 } else { 3 };
         let buffers_max =
-            (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, limits::STUCK_SUBSCRIBERS * buffers);
+            (limits::POOL_BYTES_MAX / frame_bytes.max(1)).clamp(buffers, limits::CLIENTS_MAX + buffers);
         let mut reader = Reader::new(segment);
         if back.is_some() {
             // What stands in a mirror already came from its owner, or was written before anybody asked for it.
