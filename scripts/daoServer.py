@@ -784,7 +784,7 @@ class DaoServer:
             return self._link
 
     def _connect(self) -> _Link:
-        begun = time.monotonic()
+        refused = None  # type: Optional[float]
         while True:
             link, control = self._join()
             if link is not None:
@@ -795,7 +795,9 @@ class DaoServer:
                 # Another program was quicker, and its daemon answers in a moment; or a daemon is just ending.
                 patience_s = (_START_S if "is held by" in str(error) else
                               _END_S if "Another daemon of this machine" in str(error) else 0)
-                if time.monotonic() - begun > patience_s:
+                # From the first refusal on: on a busy machine that alone may take its time.
+                refused = refused or time.monotonic()
+                if time.monotonic() - refused > patience_s or not patience_s:
                     raise
             time.sleep(0.1)
 

@@ -35,7 +35,7 @@ assert d["machine"]["cores"] >= 1 and [d["from"], d["to"], d["runs"], d["run_tim
 clock = d["clock"]
 assert 0 < clock["error_us"] and abs(clock["offset_us"]) <= clock["error_us"] + 0.01, clock
 size, = d["sizes"]
-assert [size["frame_bytes"], size["transport"]] == [1024, "tcp"] and size["paced_hz"] > 0, size
+assert [size["frame_bytes"], size["transport"]] == [1024, sys.argv[4]] and size["paced_hz"] > 0, size
 names = ("p50_us", "p90_us", "p99_us", "p99_9_us", "max_us")
 def rising(entry):
     known = [entry[name] for name in names if entry[name] is not None]
@@ -54,7 +54,7 @@ print("      lost", size["lost"], "of", size["frames_written"], "highest", size[
 # A busy machine may hold no rate at all.
 assert size["highest_rate_hz"] is None or size["highest_rate_hz"] > 0 and size["highest_rate_mb_per_s"] >= 0, size
 PYTHON
-check "every field is there" python3 "$WORK/fields.py" "$WORK/bench.json" "$alpha" "$beta"
+check "every field is there" python3 "$WORK/fields.py" "$WORK/bench.json" "$alpha" "$beta" "${TRANSPORT:-tcp}"
 cat "$WORK/check.log"
 
 has_line() { grep -q -e "$1" "$WORK/table"; }
