@@ -74,7 +74,7 @@ fn a_publisher_is_understood_however_its_bytes_are_cut_and_whatever_it_says_betw
     let topic = part(TOPIC_PYTHON.as_bytes(), true);
     let ping = b"\x04\x09\x04PING\0\0ab";
     let says = [
-        &zmtp::greeting()[..],
+        &zmtp::GREETING[..],
         zmtp::READY,
         &topic,
         &part(&frame(1), false),
@@ -113,7 +113,7 @@ fn a_publisher_is_understood_however_its_bytes_are_cut_and_whatever_it_says_betw
         heard.extend_from_slice(&buffer[..count]);
     }
     assert!(
-        heard.starts_with(&[&zmtp::greeting()[..], zmtp::SUBSCRIBER_READY, b"\0\x0a\x01frameData"].concat())
+        heard.starts_with(&[&zmtp::GREETING[..], zmtp::SUBSCRIBER_READY, b"\0\x0a\x01frameData"].concat())
     );
     assert_eq!(stats.frames.load(Relaxed), 3, "1, 3 and 4");
     assert_eq!(stats.refused.iter().map(|count| count.load(Relaxed)).sum::<u64>(), 1, "of five parts");
@@ -131,7 +131,7 @@ fn a_publisher_that_talks_of_other_things_without_end_is_left() {
         mirror.do_work().unwrap();
         let (mut peer, _) = listener.accept().unwrap();
         peer.set_nonblocking(true).unwrap();
-        let open = [&zmtp::greeting()[..], zmtp::READY].concat();
+        let open = [&zmtp::GREETING[..], zmtp::READY].concat();
         peer.write_all(&open).unwrap();
         let flood = says.repeat(20_000);
         let (mut sent, deadline) = (0, Instant::now() + Duration::from_secs(20));

@@ -235,7 +235,7 @@ fn streams_over_tcp() {
 
 #[test]
 fn streams_over_zmq() {
-    let open = [&zmtp::greeting()[..], zmtp::READY].concat();
+    let open = [&zmtp::GREETING[..], zmtp::READY].concat();
     let part = |bytes: &[u8], more| {
         let mut part = Vec::new();
         zmtp::begin_part(&mut part, bytes.len(), more);
@@ -279,7 +279,7 @@ fn clients(mutations: &Mutations, understood: impl Fn(&[u8]) -> Option<Forms>) {
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let (stream, _) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let mut peer = Peer::new(stream);
+        let mut peer = Peer::new(stream, Ipv4Addr::LOCALHOST.into());
         client.write_all(input).unwrap();
         let mut heard = Heard::Fine;
         let cost = most_allocated(|| {
@@ -329,7 +329,7 @@ fn hellos() {
 #[test]
 fn subscribers() {
     let ready = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB";
-    let open = [&zmtp::greeting()[..], ready].concat();
+    let open = [&zmtp::GREETING[..], ready].concat();
     let says = |rest: &[u8]| [&open[..], rest].concat();
     let python = says(b"\x00\x0a\x01frameData");
     let seeds = vec![

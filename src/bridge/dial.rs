@@ -1,21 +1,21 @@
-//! A connection to a publisher: made in the background, and made again when it breaks, with pauses that grow.
+//! A connection to a publisher: made in the background, and made again when it breaks, with pauses that grow; and what has
+//! come over it, in a buffer that holds the longest message.
 
-use crate::os::{poll, tcp};
+use crate::bridge::sockets::{UNDER_WAY_NS, buffer_bytes, touched};
+use crate::os::{clock, poll, tcp};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Pauses between attempts to connect.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// What we said and is not acknowledged for so long ends a connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
-
 /// What came of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Got {
-    /// So many bytes.
-    Some(usize),
+    /// Some bytes.
+    Some,
     /// Nothing has come.
     Nothing,
     /// The connection has ended.
@@ -31,24 +31,42 @@ pub struct Dial {
     connected: bool,
     retry_at: Instant,
     pause: Duration,
+    buffer: Vec<u8>,
+    /// Bytes in the buffer.
+    have: usize,
+    /// Bytes of the message at its beginning that was given out.
+    given: usize,
+    /// Bytes have come in this look.
+    moved: bool,
+    /// When the last of them came, if the message was not whole then.
+    moved_ns: i64,
 }
 
 impl Dial {
-    /// To this port, with kernel buffers of so many bytes.
-    pub fn new(ip: Ipv4Addr, port: u16, buffer_bytes: usize) -> Dial {
+    /// To this port, for frames of so many bytes and messages of at most `longest`.
+    pub fn new(ip: Ipv4Addr, port: u16, frame_bytes: usize, longest: usize) -> Dial {
         Dial {
             to: SocketAddrV4::new(ip, port),
-            buffer_bytes,
+            buffer_bytes: buffer_bytes(frame_bytes),
             stream: None,
             connected: false,
             retry_at: Instant::now(),
             pause: RECONNECT.0,
+            buffer: touched(longest),
+            have: 0,
+            given: 0,
+            moved: false,
+            moved_ns: 0,
         }
     }
 
-    /// Is there one? If not, goes on with making it, which ends with saying `greeting`. `Some(true)`: just now.
-    pub fn stands(&mut self, greeting: &[u8]) -> Option<bool> {
+    /// Begins a look at what has come: the message that was given out goes. Is there a connection? If not, goes on with
+    /// making it, which ends with saying `greeting`. `Some(true)`: just now.
+    pub fn look(&mut self, greeting: impl FnOnce() -> Vec<u8>) -> Option<bool> {
+        self.moved = false;
         if self.connected {
+            self.cut(0..self.given);
+            self.given = 0;
             return Some(false);
         }
         if self.stream.is_none() {
@@ -72,11 +90,26 @@ impl Dial {
     /// Ends it; another is begun after a pause.
     pub fn end(&mut self) {
         (self.stream, self.connected) = (None, false);
+        (self.have, self.given) = (0, 0);
     }
 
-    /// It has come to something: the next pause is short again.
-    pub fn is_good(&mut self) {
-        self.pause = RECONNECT.0;
+    /// What has come and was not cut away.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.have]
+    }
+
+    /// Removes some of that; of a connection that has ended meanwhile nothing is left.
+    pub fn cut(&mut self, range: Range<usize>) {
+        if !range.is_empty() && range.end <= self.have {
+            self.buffer.copy_within(range.end..self.have, range.start);
+            self.have -= range.len();
+        }
+    }
+
+    /// So many bytes at the beginning are a message; they stay until the next look. A connection that brings one is good:
+    /// the next pause is short again.
+    pub fn give(&mut self, bytes: usize) {
+        (self.given, self.pause) = (bytes, RECONNECT.0);
     }
 
     fn begin(&mut self) {
@@ -84,16 +117,13 @@ impl Dial {
             return;
         }
         self.connected = false;
-        let connecting = tcp::connect(self.to, self.buffer_bytes);
-        self.stream = connecting
-            .and_then(|stream| tcp::set_user_timeout(&stream, UNACKNOWLEDGED).map(|()| stream))
-            .ok();
+        self.stream = tcp::connect(self.to, self.buffer_bytes).ok();
         self.retry_at = Instant::now() + self.pause;
         self.pause = (2 * self.pause).min(RECONNECT.1);
     }
 
     /// Connecting: has it come to something?
-    fn greet(&mut self, greeting: &[u8]) -> bool {
+    fn greet(&mut self, greeting: impl FnOnce() -> Vec<u8>) -> bool {
         let Some(stream) = &mut self.stream else { return false };
         if !poll::writable(stream, Duration::ZERO).unwrap_or(false) {
             if Instant::now() >= self.retry_at + RECONNECT.1 {
@@ -101,9 +131,10 @@ impl Dial {
             }
             return false;
         }
+        let greeting = greeting();
         // A new connection takes these few bytes, or has failed.
         let greeted = stream.take_error().is_ok_and(|error| error.is_none())
-            && stream.write(greeting).is_ok_and(|count| count == greeting.len());
+            && stream.write(&greeting).is_ok_and(|count| count == greeting.len());
         if !greeted {
             self.end();
             return false;
@@ -118,13 +149,29 @@ impl Dial {
         stream.write(bytes).is_ok_and(|count| count == bytes.len())
     }
 
-    /// Reads what has come, without waiting.
-    pub fn read(&mut self, into: &mut [u8]) -> Got {
+    /// The same; if there is no room the connection ends, for half a word is worse than none.
+    pub fn say_whole(&mut self, bytes: &[u8]) {
+        if !self.say(bytes) {
+            self.end();
+        }
+    }
+
+    /// Reads what has come, up to so many bytes in the buffer, without waiting.
+    pub fn read(&mut self, up_to: usize) -> Got {
         let Some(stream) = &mut self.stream else { return Got::Ended };
         loop {
-            return match stream.read(into) {
-                Ok(count) if count > 0 => Got::Some(count),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Got::Nothing,
+            return match stream.read(&mut self.buffer[self.have..up_to]) {
+                Ok(count) if count > 0 => {
+                    self.have += count;
+                    self.moved = true;
+                    Got::Some
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if self.moved {
+                        self.moved_ns = clock::monotonic_ns();
+                    }
+                    Got::Nothing
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 _ => {
                     self.end();
@@ -132,6 +179,31 @@ impl Dial {
                 }
             };
         }
+    }
+
+    /// When a part of a message came last that is not whole yet; monotonic.
+    pub fn moved_ns(&self) -> i64 {
+        self.moved_ns
+    }
+
+    /// Is a message coming now, part by part?
+    pub fn is_under_way(&self, now_ns: i64) -> bool {
+        self.pending_bytes() > 0 && now_ns - self.moved_ns < UNDER_WAY_NS
+    }
+
+    /// Bytes of the message that was given out.
+    pub fn given_bytes(&self) -> usize {
+        self.given
+    }
+
+    /// Bytes that were read and not given out.
+    pub fn pending_bytes(&self) -> usize {
+        self.have - self.given
+    }
+
+    /// Room for a message, bytes.
+    pub fn room(&self) -> usize {
+        self.buffer.len()
     }
 
     /// Bytes that the kernel has for us.

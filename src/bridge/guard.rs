@@ -46,10 +46,9 @@ impl TurnedAway {
     }
 
     /// One more, for this reason.
-    pub fn count(&self, from: Option<IpAddr>, why: &str) {
+    pub fn count(&self, from: IpAddr, why: &str) {
         metrics::CONNECTIONS_REFUSED.add(1);
         if let Some(left_out) = self.said.due(why) {
-            let from = from.map_or_else(|| "somewhere".to_owned(), |ip| ip.to_string());
             crate::warn!(
                 "a connection from {from} to port {} is ended: {why} ({left_out} more of this kind since the last line)",
                 self.port

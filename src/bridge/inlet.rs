@@ -1,12 +1,25 @@
 //! Where a mirror's messages come from, over either transport.
 
+use crate::bridge::dial::Dial;
 use crate::bridge::mirror::Source;
-use crate::bridge::tcp_inlet::{Taken, TcpInlet};
+use crate::bridge::tcp_inlet::TcpInlet;
 use crate::bridge::zmtp_inlet::ZmtpInlet;
+use crate::wire::frame::Refused;
 use std::time::Duration;
 
 /// Longer than any of them, over either transport.
 const SIGN_OF_LIFE_BYTES_MAX: usize = 512;
+
+/// What a look gave.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// No whole message yet.
+    Nothing,
+    /// One is there.
+    Message,
+    /// Something that is none; the connection has ended.
+    Refused(Refused),
+}
 
 /// A connection to a publisher, made in the background and made again when it breaks.
 pub enum Inlet {
@@ -28,11 +41,18 @@ impl Inlet {
         }
     }
 
+    fn dial(&self) -> &Dial {
+        match self {
+            Inlet::Zmq(inlet) => inlet.dial(),
+            Inlet::Tcp(inlet) => inlet.dial(),
+        }
+    }
+
     /// Ends the connection and begins another.
     pub fn reconnect(&mut self) {
         match self {
-            Inlet::Zmq(inlet) => inlet.reconnect(),
-            Inlet::Tcp(inlet) => inlet.reconnect(),
+            Inlet::Zmq(inlet) => inlet.dial_mut().reconnect(),
+            Inlet::Tcp(inlet) => inlet.dial_mut().reconnect(),
         }
     }
 
@@ -78,27 +98,17 @@ impl Inlet {
 
     /// Is a frame waiting, or a part of one? A sign of life is none.
     pub fn waiting(&self) -> bool {
-        let pending_bytes = match self {
-            Inlet::Zmq(inlet) => inlet.pending_bytes(),
-            Inlet::Tcp(inlet) => inlet.pending_bytes(),
-        };
-        pending_bytes + self.unread_bytes() > SIGN_OF_LIFE_BYTES_MAX
+        self.dial().pending_bytes() + self.unread_bytes() > SIGN_OF_LIFE_BYTES_MAX
     }
 
     /// Bytes that the kernel has for us.
     pub fn unread_bytes(&self) -> usize {
-        match self {
-            Inlet::Zmq(inlet) => inlet.unread_bytes(),
-            Inlet::Tcp(inlet) => inlet.unread_bytes(),
-        }
+        self.dial().unread_bytes()
     }
 
     /// When a part of a message came last that is not whole yet; monotonic.
     pub fn moved_ns(&self) -> i64 {
-        match self {
-            Inlet::Zmq(inlet) => inlet.moved_ns(),
-            Inlet::Tcp(inlet) => inlet.moved_ns(),
-        }
+        self.dial().moved_ns()
     }
 
     /// Of a peer that sends nothing by itself: while there is a connection, when it was heard last; monotonic.
@@ -111,17 +121,11 @@ impl Inlet {
 
     /// Is a message coming now, part by part?
     pub fn is_under_way(&self, now_ns: i64) -> bool {
-        match self {
-            Inlet::Zmq(inlet) => inlet.is_under_way(now_ns),
-            Inlet::Tcp(inlet) => inlet.is_under_way(now_ns),
-        }
+        self.dial().is_under_way(now_ns)
     }
 
     /// Waits in the kernel for a message, at most this long.
     pub fn wait(&self, time: Duration) {
-        match self {
-            Inlet::Zmq(inlet) => inlet.wait(time),
-            Inlet::Tcp(inlet) => inlet.wait(time),
-        }
+        self.dial().wait(time);
     }
 }

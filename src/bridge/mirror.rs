@@ -2,10 +2,9 @@
 
 use crate::bridge::echoes::Echo;
 use crate::bridge::freshness::{self, Freshness};
-use crate::bridge::inlet::Inlet;
+use crate::bridge::inlet::{Inlet, Taken};
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
-use crate::bridge::tcp_inlet::Taken;
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
 use crate::log::Repeats;

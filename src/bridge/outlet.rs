@@ -15,13 +15,12 @@ use crate::bridge::sockets::{answers_within, buffer_bytes};
 use crate::limits;
 use crate::os::{clock, poll, process, tcp};
 use crate::settings::Cidr;
+use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Shutdown, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-/// What is not acknowledged for so long ends a connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 /// When buffers run out, who has taken longer than this for a message, and longer than ten bytes a microsecond take,
 /// is ended.
 const SLOW: Duration = Duration::from_secs(1);
@@ -141,21 +140,18 @@ impl Outlet {
             // The lowest free number: so many are in use.
             let free = process::descriptor_limit().saturating_sub(stream.as_raw_fd() as u64);
             if free < limits::DESCRIPTORS_SPARE {
-                self.turned_away.count(Some(from.ip()), "descriptors run out");
+                self.turned_away.count(from.ip(), "descriptors run out");
                 continue;
             }
             if self.peers.len() >= limits::CLIENTS_MAX {
-                self.turned_away.count(Some(from.ip()), "there are too many");
-                // Who has not said who it is makes room.
-                match self.peers.iter().position(|peer| !peer.is_known()) {
-                    Some(silent) => drop(self.peers.remove(silent)),
+                self.turned_away.count(from.ip(), "there are too many");
+                match self.whose_place(from.ip()) {
+                    Some(index) => drop(self.peers.remove(index)),
                     None => continue,
                 }
             }
-            let ready = tcp::prepare(&stream, self.buffer_bytes)
-                .and_then(|()| tcp::set_user_timeout(&stream, UNACKNOWLEDGED));
-            if ready.is_ok() {
-                self.peers.push(Peer::new(stream));
+            if tcp::prepare(&stream, self.buffer_bytes).is_ok() {
+                self.peers.push(Peer::new(stream, from.ip()));
             }
         }
         let Outlet { manners, turned_away, peers, .. } = self;
@@ -172,6 +168,23 @@ impl Outlet {
             }
         });
         asks
+    }
+
+    /// With no place left: whose does a newcomer from there get? One of the address that holds most of them: the youngest
+    /// that has not said who it is, else the youngest. Nobody's, if its own address holds as many: a crowd from one
+    /// machine keeps nobody else out.
+    fn whose_place(&self, newcomer: IpAddr) -> Option<usize> {
+        let mut held = HashMap::new();
+        for peer in &self.peers {
+            *held.entry(peer.ip()).or_insert(0) += 1;
+        }
+        let own = held.get(&newcomer).copied().unwrap_or(0);
+        let candidates = self.peers.iter().enumerate().map(|(index, peer)| {
+            let count = held.get(&peer.ip()).copied().unwrap_or(0);
+            (count, !peer.is_known(), index)
+        });
+        let (count, silent, index) = candidates.max()?;
+        (count > own + 1 || silent && count >= own).then_some(index)
     }
 
     /// Ends those that have been at one message for too long: each keeps a buffer, and there are no more.
@@ -211,15 +224,10 @@ impl Outlet {
         self.is_sending()
     }
 
-    /// Nothing more will be sent.
-    pub fn say_goodbye(&mut self) {
-        self.peers.retain(|peer| peer.stream().shutdown(Shutdown::Write).is_ok());
-    }
-
-    /// Reads on until the other ends have gone too. Is anybody left?
-    pub fn hears_out(&mut self) -> bool {
-        let manners = &self.manners;
-        self.peers.retain_mut(|peer| peer.listen(manners) == Heard::Fine);
+    /// Nothing more will be sent, and nobody be let in. Is anybody left who has not gone too?
+    pub fn hear_out(&mut self) -> bool {
+        self.deaf = true;
+        self.peers.retain_mut(Peer::hear_out);
         !self.peers.is_empty()
     }
 
@@ -239,5 +247,56 @@ impl Outlet {
         self.descriptors().skip(door).for_each(|descriptor| waiting.push(0, descriptor));
         waiting.wait(time);
         self.waiting = waiting;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::hello;
+    use std::io::Write;
+    use std::net::TcpStream;
+
+    /// An outlet with these clients, by the last byte of their address; those below zero have not said who they are.
+    fn outlet(clients: &[i8]) -> (Outlet, Vec<TcpStream>) {
+        let mut outlet = Outlet::bind(Ipv4Addr::LOCALHOST, [0].into_iter(), 100, true, Vec::new()).unwrap();
+        let to = outlet.listener.local_addr().unwrap();
+        let mut other_ends = Vec::new();
+        for client in clients {
+            let mut other_end = TcpStream::connect(to).unwrap();
+            if *client > 0 {
+                other_end.write_all(&hello(outlet.boot_id())).unwrap();
+            }
+            let (stream, _) =
+                std::iter::repeat_with(|| outlet.listener.accept()).find_map(Result::ok).unwrap();
+            tcp::prepare(&stream, 10_000).unwrap();
+            let mut peer = Peer::new(stream, address(client.unsigned_abs()));
+            while *client > 0 && !peer.is_known() {
+                assert_eq!(peer.listen(&outlet.manners), Heard::Fine);
+            }
+            outlet.peers.push(peer);
+            other_ends.push(other_end);
+        }
+        (outlet, other_ends)
+    }
+
+    fn address(last: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, last).into()
+    }
+
+    #[test]
+    fn a_crowd_from_one_address_makes_room_for_newcomers_from_others_and_for_nobody_else() {
+        let (crowded, _ends) = outlet(&[1, 2, 3, 2, 2, 1]);
+        assert_eq!(crowded.whose_place(address(9)), Some(4), "the youngest of the crowd");
+        assert_eq!(crowded.whose_place(address(3)), Some(4));
+        assert_eq!(crowded.whose_place(address(1)), None, "no fairer than before");
+        assert_eq!(crowded.whose_place(address(2)), None, "its own");
+        let (crowded, _ends) = outlet(&[-2, 2, 3, 2, -1]);
+        assert_eq!(crowded.whose_place(address(9)), Some(0), "rather one that has not said who it is");
+        assert_eq!(crowded.whose_place(address(2)), Some(0), "its own, but never a newcomer from elsewhere");
+        let (equal, _ends) = outlet(&[1, 2, -3]);
+        assert_eq!(equal.whose_place(address(9)), Some(2));
+        let (equal, _ends) = outlet(&[1, 2, 3]);
+        assert_eq!(equal.whose_place(address(9)), None);
     }
 }

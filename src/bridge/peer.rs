@@ -4,28 +4,23 @@
 //! begins with the greeting of [`crate::wire::zmtp`].
 
 use crate::bridge::pool::{Held, SendPool};
+use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL, UNDER_WAY_NS};
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
 use crate::wire::frame::{ASK_AGAIN, HEADER_BYTES, HELLO_BYTES, hello};
 use crate::wire::zmtp::{self, Conversation, Said};
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
-/// Who has not said who it is for so long is ended.
-const GREETED_WITHIN: Duration = Duration::from_secs(5);
 /// A mirror asks four times a second at most, so nobody of ours ever has so many questions waiting.
 const ASKS_MAX: usize = 64;
 /// So much no subscriber has to say at once, and not four times as much in a second.
 const SAID_AT_ONCE_BYTES_MAX: usize = 4_096;
-/// A subscriber over ZMQ is asked for a sign of life so often.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Answers that wait to be sent: nobody of good will lets so many come together.
 const ANSWERS_BYTES_MAX: usize = 512;
-/// A part of a message that has gone, or come, is followed by the rest within this time if both ends are at it.
-pub const UNDER_WAY_NS: i64 = 200_000;
 
 /// In what form a frame goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +235,7 @@ pub struct Manners {
 /// One connection.
 pub struct Peer {
     stream: TcpStream,
+    ip: IpAddr,
     since: Instant,
     speaks: Speaks,
     /// It wants the current frame.
@@ -248,10 +244,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// It has just come.
-    pub fn new(stream: TcpStream) -> Peer {
+    /// It has just come from there.
+    pub fn new(stream: TcpStream, ip: IpAddr) -> Peer {
         Peer {
             stream,
+            ip,
             since: Instant::now(),
             speaks: Speaks::Nothing,
             asks: Forms::default(),
@@ -260,13 +257,28 @@ impl Peer {
     }
 
     /// Of its other end.
-    pub fn ip(&self) -> Option<IpAddr> {
-        self.stream.peer_addr().ok().map(|address| address.ip())
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     /// To be waited for.
     pub fn descriptor(&self) -> RawFd {
         self.stream.as_raw_fd()
+    }
+
+    /// Nothing more will be sent; what it still says is read, and nobody listens. Is it there?
+    pub fn hear_out(&mut self) -> bool {
+        let _ = self.stream.shutdown(Shutdown::Write); // of one that is gone
+        // Bounded, so that nobody can hold us by talking.
+        for _ in 0..64 {
+            match self.stream.read(&mut [0; 1_024]) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        true
     }
 
     /// The connection.
@@ -371,7 +383,7 @@ impl Peer {
                 self.speaks = if heard.first() == Some(&zmtp::FIRST_BYTE) {
                     let mut subscriber = Subscriber::default();
                     subscriber.answers.reserve(HEADER_BYTES);
-                    subscriber.answers.extend_from_slice(&zmtp::greeting());
+                    subscriber.answers.extend_from_slice(&zmtp::GREETING);
                     Speaks::Zmtp(Box::new(subscriber))
                 } else {
                     Speaks::Stream(Vec::with_capacity(HELLO_BYTES))

@@ -1,5 +1,6 @@
 //! The buffers from which a publisher sends: a frame is copied into one of them once, and leaves from there to everybody.
 
+use crate::bridge::sockets::touched;
 use std::sync::Arc;
 
 /// A buffer that somebody is still being sent.
@@ -48,9 +49,7 @@ impl SendPool {
     }
 
     fn grow(&mut self) {
-        // Not `vec![0; n]`, which maps untouched zero pages.
-        let mut bytes = Vec::with_capacity(self.buffer_bytes);
-        bytes.resize_with(self.buffer_bytes, || std::hint::black_box(0u8));
+        let mut bytes = touched(self.buffer_bytes);
         (self.prepare)(&mut bytes);
         self.buffers.push(Arc::new(bytes.into()));
     }

@@ -448,8 +448,7 @@ impl Publisher {
             self.outlet.wait(Duration::from_millis(1));
         }
         // What the kernel has taken it sends by itself, if nothing unread makes it break the connection off.
-        self.outlet.say_goodbye();
-        while self.outlet.hears_out() && clock::monotonic_ns() < deadline {
+        while self.outlet.hear_out() && clock::monotonic_ns() < deadline {
             self.outlet.wait_for_news(Duration::from_millis(10));
         }
     }

@@ -3,6 +3,20 @@
 use crate::limits;
 use std::time::Duration;
 
+/// Who has not said who it is for so long is ended.
+pub const GREETED_WITHIN: Duration = Duration::from_secs(5);
+/// Who is silent over ZMQ is asked for a sign of life so often.
+pub const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// A part of a message that has gone, or come, is followed by the rest within this time if both ends are at it.
+pub const UNDER_WAY_NS: i64 = 200_000;
+
+/// So many bytes, touched now: no frame should pay for their first page fault, as it would with `vec![0; n]`.
+pub fn touched(bytes: usize) -> Vec<u8> {
+    let mut touched = Vec::with_capacity(bytes);
+    touched.resize_with(bytes, || std::hint::black_box(0u8));
+    touched
+}
+
 /// The kernel's buffers of a stream: two frames of it, within bounds. Its default ones hold thousands of small frames,
 /// all of them old after a stall.
 pub fn buffer_bytes(frame_bytes: usize) -> usize {

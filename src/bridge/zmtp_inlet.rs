@@ -2,20 +2,16 @@
 //! over the connection is in [`crate::wire::zmtp`]; a message is its topic, a body, and perhaps the keywords.
 
 use crate::bridge::dial::{Dial, Got};
-use crate::bridge::peer::UNDER_WAY_NS;
-use crate::bridge::sockets::{answers_within, buffer_bytes};
-use crate::bridge::tcp_inlet::Taken;
+use crate::bridge::inlet::Taken;
+use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL, answers_within};
 use crate::os::clock;
 use crate::wire::frame::Refused;
-use crate::wire::zmtp::{self, Command, GREETING_BYTES, PART_HEAD_BYTES_MAX, Part};
+use crate::wire::zmtp::{self, Command, GREETING, GREETING_BYTES, PART_HEAD_BYTES_MAX, Part, Step};
 use std::net::Ipv4Addr;
 use std::ops::Range;
-use std::time::Duration;
 
-/// Who has not greeted us for so long is given up.
-const GREETED_WITHIN_NS: i64 = 5_000_000_000;
-/// A publisher that says nothing is asked for a sign of life so often.
-const PING_INTERVAL_NS: i64 = 1_000_000_000;
+const GREETED_WITHIN_NS: i64 = GREETED_WITHIN.as_nanos() as i64;
+const PING_INTERVAL_NS: i64 = PING_INTERVAL.as_nanos() as i64;
 /// Longest topic, and longest command; longest part that nobody wants.
 const SMALL_BYTES_MAX: usize = 1_024;
 /// Commands, messages of other topics and parts too many that come at once: no publisher sends us so many.
@@ -23,22 +19,12 @@ const UNWANTED_MAX: usize = 64;
 /// What stands around the pixels: our header and its room, a pickle.
 const AROUND_PIXELS_BYTES: usize = 4_096;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Greeting,
-    Ready,
-    Open,
-}
-
 /// A mirror's side.
 pub struct ZmtpInlet {
     dial: Dial,
     topic: &'static str,
     step: Step,
-    buffer: Vec<u8>,
-    /// Bytes in the buffer.
-    have: usize,
-    /// Bytes at its beginning that are whole parts of the message.
+    /// Bytes at the beginning of what has come that are whole parts of the message.
     parsed: usize,
     /// Parts of the message that have come.
     parts: usize,
@@ -48,9 +34,7 @@ pub struct ZmtpInlet {
     unwanted: usize,
     body: Range<usize>,
     keywords: Range<usize>,
-    /// Bytes of the message at its beginning that was given out.
-    given: usize,
-    /// Bytes of the one before: so many are read at once.
+    /// Bytes of the message before: so many are read at once.
     usual: usize,
     body_bytes_max: usize,
     keyword_bytes_max: usize,
@@ -60,8 +44,6 @@ pub struct ZmtpInlet {
     heard_ns: i64,
     /// When a sign of life was asked for; 0: it has come.
     pinged_ns: i64,
-    /// When the last bytes came, if the message was not whole then.
-    moved_ns: i64,
     /// What we say, put together.
     words: Vec<u8>,
 }
@@ -79,22 +61,16 @@ impl ZmtpInlet {
         let keyword_bytes_max = (usize::from(keywords) * 120).max(SMALL_BYTES_MAX);
         // A message of three parts, and between them a command or what nobody wants.
         let longest = 4 * PART_HEAD_BYTES_MAX + body_bytes_max + keyword_bytes_max + 2 * SMALL_BYTES_MAX;
-        let mut buffer = Vec::with_capacity(longest);
-        // Not `vec![0; n]`, which maps untouched pages: no frame should pay for their first touch.
-        buffer.resize_with(longest, || std::hint::black_box(0u8));
         ZmtpInlet {
-            dial: Dial::new(ip, port, buffer_bytes(frame_bytes)),
+            dial: Dial::new(ip, port, frame_bytes, longest),
             topic,
             step: Step::Greeting,
-            buffer,
-            have: 0,
             parsed: 0,
             parts: 0,
             foreign: false,
             unwanted: 0,
             body: 0..0,
             keywords: 0..0,
-            given: 0,
             usual: GREETING_BYTES,
             body_bytes_max,
             keyword_bytes_max,
@@ -102,54 +78,54 @@ impl ZmtpInlet {
             heard: false,
             heard_ns: 0,
             pinged_ns: 0,
-            moved_ns: 0,
             words: Vec::with_capacity(64),
         }
     }
 
-    /// Ends the connection and begins another.
-    pub fn reconnect(&mut self) {
-        self.dial.reconnect();
+    /// The connection.
+    pub fn dial(&self) -> &Dial {
+        &self.dial
+    }
+
+    /// The same.
+    pub fn dial_mut(&mut self) -> &mut Dial {
+        &mut self.dial
     }
 
     /// Takes the next message without waiting.
     pub fn receive(&mut self) -> Taken {
-        match self.dial.stands(&zmtp::greeting()) {
+        if self.dial.given_bytes() > 0 {
+            self.begin_message();
+        }
+        match self.dial.look(|| GREETING.to_vec()) {
             None => return Taken::Nothing,
             Some(true) => {
-                (self.step, self.have, self.given, self.usual) = (Step::Greeting, 0, 0, GREETING_BYTES);
+                (self.step, self.usual) = (Step::Greeting, GREETING_BYTES);
                 (self.heard, self.heard_ns, self.pinged_ns) = (false, clock::monotonic_ns(), 0);
                 self.begin_message();
             }
             Some(false) => {}
         }
-        if self.given > 0 {
-            self.cut(0..self.given);
-            self.given = 0;
-            self.begin_message();
-        }
-        let had = self.have;
         loop {
             let wanted = match self.parse() {
                 Ok(None) => {
-                    (self.given, self.usual, self.unwanted) = (self.parsed, self.parsed, 0);
-                    self.dial.is_good();
+                    (self.usual, self.unwanted) = (self.parsed, 0);
+                    self.dial.give(self.parsed);
                     return Taken::Message;
                 }
-                Ok(Some(wanted)) => wanted.max(self.usual).clamp(self.have + 1, self.buffer.len()),
+                Ok(Some(wanted)) => {
+                    wanted.max(self.usual).clamp(self.dial.bytes().len() + 1, self.dial.room())
+                }
                 Err(refused) => {
                     self.end();
                     return Taken::Refused(refused);
                 }
             };
-            match self.dial.read(&mut self.buffer[self.have..wanted]) {
-                Got::Some(count) => {
-                    self.have += count;
-                    self.heard = true;
-                }
+            match self.dial.read(wanted) {
+                Got::Some => self.heard = true,
                 Got::Nothing => {
                     self.unwanted = 0;
-                    self.look_at_the_clock(self.have > had);
+                    self.look_at_the_clock();
                     return Taken::Nothing;
                 }
                 Got::Ended => {
@@ -167,19 +143,13 @@ impl ZmtpInlet {
 
     fn end(&mut self) {
         self.dial.end();
-        (self.step, self.have, self.given) = (Step::Greeting, 0, 0);
+        self.step = Step::Greeting;
         self.begin_message();
-    }
-
-    /// Removes bytes from the buffer.
-    fn cut(&mut self, range: Range<usize>) {
-        self.buffer.copy_within(range.end..self.have, range.start);
-        self.have -= range.len();
     }
 
     /// Removes what nobody asked for.
     fn cut_unwanted(&mut self, range: Range<usize>) -> Result<(), Refused> {
-        self.cut(range);
+        self.dial.cut(range);
         self.unwanted += 1;
         if self.unwanted > UNWANTED_MAX { Err(Refused::BadParts) } else { Ok(()) }
     }
@@ -187,16 +157,17 @@ impl ZmtpInlet {
     /// Goes through what has come. `None`: a message is whole. `Some`: up to there bytes are wanted.
     fn parse(&mut self) -> Result<Option<usize>, Refused> {
         if self.step == Step::Greeting {
-            zmtp::check_greeting(&self.buffer[..self.have]).map_err(|_| Refused::BadMagic)?;
-            if self.have < GREETING_BYTES {
+            zmtp::check_greeting(self.dial.bytes()).map_err(|_| Refused::BadMagic)?;
+            if self.dial.bytes().len() < GREETING_BYTES {
                 return Ok(Some(GREETING_BYTES));
             }
-            self.cut(0..GREETING_BYTES);
+            self.dial.cut(0..GREETING_BYTES);
             self.step = Step::Ready;
-            self.say(zmtp::SUBSCRIBER_READY);
+            self.dial.say_whole(zmtp::SUBSCRIBER_READY);
         }
         loop {
-            let rest = &self.buffer[self.parsed..self.have];
+            let bytes = self.dial.bytes();
+            let rest = bytes.get(self.parsed..).unwrap_or_default(); // none of a connection that has just ended
             let Some(part) = Part::parse(rest).map_err(|_| Refused::BadParts)? else {
                 return Ok(Some(self.parsed + PART_HEAD_BYTES_MAX));
             };
@@ -210,7 +181,7 @@ impl ZmtpInlet {
             }
             let body_at = self.parsed + part.head_bytes;
             let end = body_at + part.body_bytes as usize;
-            if self.have < end {
+            if bytes.len() < end {
                 return Ok(Some(end));
             }
             if part.command {
@@ -222,7 +193,7 @@ impl ZmtpInlet {
                 return Err(Refused::BadMagic);
             }
             match self.parts {
-                0 => self.foreign = !self.buffer[body_at..end].starts_with(self.topic.as_bytes()),
+                0 => self.foreign = !bytes[body_at..end].starts_with(self.topic.as_bytes()),
                 1 => self.body = body_at..end,
                 2 => self.keywords = body_at..end,
                 _ => {}
@@ -246,7 +217,7 @@ impl ZmtpInlet {
     fn on_command(&mut self, body: Range<usize>) -> Result<(), Refused> {
         let words = &mut self.words;
         words.clear();
-        match Command::parse(&self.buffer[body]).map_err(|_| Refused::BadParts)? {
+        match Command::parse(&self.dial.bytes()[body]).map_err(|_| Refused::BadParts)? {
             Command::Ready if self.step == Step::Ready => {
                 self.step = Step::Open;
                 zmtp::subscribe(words, self.topic, true);
@@ -254,29 +225,13 @@ impl ZmtpInlet {
             Command::Ping(context) => zmtp::pong(words, context),
             Command::Ready | Command::Something => return Ok(()),
         }
-        self.say_words();
+        self.dial.say_whole(&self.words);
         Ok(())
     }
 
-    /// What cannot leave whole would be no ZMTP: then the connection is of no use any more.
-    fn say(&mut self, bytes: &[u8]) {
-        if !self.dial.say(bytes) {
-            self.dial.end();
-        }
-    }
-
-    fn say_words(&mut self) {
-        if !self.dial.say(&self.words) {
-            self.dial.end();
-        }
-    }
-
     /// Nothing more has come: is the other end there?
-    fn look_at_the_clock(&mut self, moved: bool) {
+    fn look_at_the_clock(&mut self) {
         let now_ns = clock::monotonic_ns();
-        if moved {
-            self.moved_ns = now_ns;
-        }
         if std::mem::take(&mut self.heard) {
             (self.heard_ns, self.pinged_ns) = (now_ns, 0);
         } else if self.step != Step::Open {
@@ -286,7 +241,7 @@ impl ZmtpInlet {
         } else if self.pinged_ns == 0 {
             if now_ns - self.heard_ns >= PING_INTERVAL_NS {
                 self.pinged_ns = now_ns;
-                self.say(zmtp::PING);
+                self.dial.say_whole(zmtp::PING);
             }
         } else if now_ns - self.pinged_ns > self.answers_within_ns {
             self.end();
@@ -300,12 +255,12 @@ impl ZmtpInlet {
 
     /// Its second part.
     pub fn body(&self) -> &[u8] {
-        self.buffer.get(self.body.clone()).unwrap_or_default()
+        self.dial.bytes().get(self.body.clone()).unwrap_or_default()
     }
 
     /// Its third part.
     pub fn keywords(&self) -> &[u8] {
-        self.buffer.get(self.keywords.clone()).unwrap_or_default()
+        self.dial.bytes().get(self.keywords.clone()).unwrap_or_default()
     }
 
     /// Is there a connection, over which the publisher gives signs of life?
@@ -319,37 +274,12 @@ impl ZmtpInlet {
             self.words.clear();
             zmtp::subscribe(&mut self.words, self.topic, false);
             zmtp::subscribe(&mut self.words, self.topic, true);
-            self.say_words();
+            self.dial.say_whole(&self.words);
         }
-    }
-
-    /// Is a message coming now, part by part?
-    pub fn is_under_way(&self, now_ns: i64) -> bool {
-        self.have > self.given && now_ns - self.moved_ns < UNDER_WAY_NS
     }
 
     /// When something was heard last, or the connection was made; monotonic.
     pub fn heard_ns(&self) -> i64 {
         self.heard_ns
-    }
-
-    /// When a part of a message came last that is not whole yet; monotonic.
-    pub fn moved_ns(&self) -> i64 {
-        self.moved_ns
-    }
-
-    /// Bytes that the kernel has for us.
-    pub fn unread_bytes(&self) -> usize {
-        self.dial.unread_bytes()
-    }
-
-    /// Bytes that were read and not given out.
-    pub fn pending_bytes(&self) -> usize {
-        self.have - self.given
-    }
-
-    /// Waits in the kernel for bytes, at most this long.
-    pub fn wait(&self, time: Duration) {
-        self.dial.wait(time);
     }
 }

@@ -5,11 +5,14 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
+fn timeout(time: Duration) -> libc::timespec {
+    let time = time.min(Duration::from_secs(60));
+    libc::timespec { tv_sec: time.as_secs() as libc::time_t, tv_nsec: time.subsec_nanos().into() }
+}
+
 fn poll(descriptor: &impl AsRawFd, events: libc::c_short, time: Duration) -> io::Result<libc::c_short> {
     let mut entry = libc::pollfd { fd: descriptor.as_raw_fd(), events, revents: 0 };
-    let time = time.min(Duration::from_secs(60));
-    let timeout =
-        libc::timespec { tv_sec: time.as_secs() as libc::time_t, tv_nsec: time.subsec_nanos().into() };
+    let timeout = timeout(time);
     // SAFETY: one valid entry and a valid time for the call's length, and no signal mask; a descriptor that is none is
     // answered with an event.
     match unsafe { libc::ppoll(&mut entry, 1, &timeout, std::ptr::null()) } {
@@ -48,9 +51,7 @@ impl Many {
 
     /// Waits until one of them can be read, at most this long.
     pub fn wait(&mut self, time: Duration) {
-        let time = time.min(Duration::from_secs(60));
-        let timeout =
-            libc::timespec { tv_sec: time.as_secs() as libc::time_t, tv_nsec: time.subsec_nanos().into() };
+        let timeout = timeout(time);
         let count = self.entries.len() as libc::nfds_t;
         // SAFETY: valid entries and a valid time for the call's length, and no signal mask; a descriptor that is none
         // is answered with an event. An interrupted wait is a short wait.

@@ -54,19 +54,18 @@ pub fn connect(to: SocketAddrV4, buffer_bytes: usize) -> io::Result<TcpStream> {
     }
 }
 
-/// No waiting, no delay, buffers of this many bytes.
+/// What was sent and is not acknowledged for so long ends a connection: the only way to notice a peer that vanished.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// No waiting, no delay, buffers of this many bytes, and an end when nothing is acknowledged any more.
 pub fn prepare(stream: &TcpStream, buffer_bytes: usize) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
     let bytes = buffer_bytes.min(libc::c_int::MAX as usize) as libc::c_int;
     // The kernel takes less where its limit is lower.
     set(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
-    set(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
-}
-
-/// What was sent and is not acknowledged for so long ends the connection: the only way to notice a peer that vanished.
-pub fn set_user_timeout(stream: &TcpStream, time: Duration) -> io::Result<()> {
-    set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, time.as_millis() as libc::c_int)
+    set(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+    set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED.as_millis() as libc::c_int)
 }
 
 /// Bytes that have come and were not read.
@@ -92,7 +91,7 @@ mod tests {
         assert!(poll::writable(&stream, Duration::from_secs(10)).unwrap());
         assert!(stream.take_error().unwrap().is_none());
         let (mut there, _) = listener.accept().unwrap();
-        set_user_timeout(&there, Duration::from_secs(5)).unwrap();
+        prepare(&there, 100_000).unwrap();
         stream.write_all(b"xyz").unwrap();
         assert!(poll::readable(&there, Duration::from_secs(10)).unwrap());
         assert_eq!(unread_bytes(&there), 3);

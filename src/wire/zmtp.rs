@@ -29,12 +29,12 @@ pub const READY: &[u8] = b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03PUB";
 pub const PING: &[u8] = b"\x04\x07\x04PING\0\0";
 
 /// What we say first: signature, version 3.0, no security.
-pub fn greeting() -> [u8; GREETING_BYTES] {
+pub const GREETING: [u8; GREETING_BYTES] = {
     let mut greeting = [0; GREETING_BYTES];
     (greeting[0], greeting[9], greeting[10]) = (FIRST_BYTE, 0x7f, 3);
-    greeting[12..16].copy_from_slice(b"NULL");
+    (greeting[12], greeting[13], greeting[14], greeting[15]) = (b'N', b'U', b'L', b'L');
     greeting
-}
+};
 
 /// Appends the beginning of a part of so many bytes.
 pub fn begin_part(out: &mut Vec<u8>, bytes: usize, more: bool) {
@@ -144,10 +144,14 @@ pub enum Said<'a> {
     Something,
 }
 
+/// How far a conversation has come: what the other end is to say next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub enum Step {
+    /// Its greeting.
     Greeting,
+    /// `READY`.
     Ready,
+    /// What it likes.
     Open,
 }
 
@@ -291,7 +295,7 @@ mod tests {
     }
 
     fn opened(rest: &[u8]) -> Vec<u8> {
-        [&greeting()[..], SUBSCRIBER_READY, rest].concat()
+        [&GREETING[..], SUBSCRIBER_READY, rest].concat()
     }
 
     #[test]
@@ -320,17 +324,17 @@ mod tests {
             bytes[10] = 1;
             bytes.to_vec()
         };
-        let mut curve = greeting();
+        let mut curve = GREETING;
         curve[12..17].copy_from_slice(b"CURVE");
         for (bytes, why) in [
             (b"GET / HTTP/1.1\r\n".to_vec(), "it speaks no ZMTP"),
             (b"\xff\0\xa5\xff\0\xa5\xff\0\xa5\xfe".to_vec(), "it speaks no ZMTP"),
-            (old(greeting()), "its ZMTP is older than 3.0 (libzmq 4)"),
+            (old(GREETING), "its ZMTP is older than 3.0 (libzmq 4)"),
             (curve.to_vec(), "it wants a security mechanism of ZMTP, and there is none"),
-            ([&greeting()[..], READY].concat(), "it is no subscriber"),
-            ([&greeting()[..], b"\x00\x01\x01"].concat(), "it begins without READY"),
-            ([&greeting()[..], PING].concat(), "it begins without READY"),
-            ([&greeting()[..], b"\x04\x06\x05READY"].concat(), "it is no subscriber"),
+            ([&GREETING[..], READY].concat(), "it is no subscriber"),
+            ([&GREETING[..], b"\x00\x01\x01"].concat(), "it begins without READY"),
+            ([&GREETING[..], PING].concat(), "it begins without READY"),
+            ([&GREETING[..], b"\x04\x06\x05READY"].concat(), "it is no subscriber"),
             (opened(b"\x08\x00"), "it sends what is no frame of ZMTP"),
             (opened(b"\x02\0\0\0\x7f\xff\xff\xff\xff"), "it sends more than a subscriber would"),
             (opened(b"\x02\xff\xff\xff\xff\xff\xff\xff\xff"), "it sends more than a subscriber would"),

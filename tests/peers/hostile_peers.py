@@ -1,7 +1,8 @@
 """Peers that wish a daoserver ill, on its ports and at the ports that it connects to. Standard library, but for the ZMQ
 publisher. Prints lines of JSON; ends by itself, or with SIGTERM.
 
-    hostile_peers.py crowd --port P --number N --seconds S [--says HEX]    N connections, opened and held; nobody reads
+    hostile_peers.py crowd --port P --number N --seconds S [--says HEX] [--ip A]   N connections, from this address, opened
+                                                                           and held; nobody reads
     hostile_peers.py flood --port P --seconds S --says HEX [--first HEX]   says it again and again, as fast as it goes, on
                                                                            new connections whenever one ends
     hostile_peers.py publisher --port P --boot HEX                         over TCP: for each connection another fault, then
@@ -40,8 +41,8 @@ def message(boot: int, seq: int, **fields: object) -> bytes:
     return header(boot, seq, **fields) + PIXELS + struct.pack("<Q", seq ^ TRAILER_KEY)
 
 
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=2)
+def connect(port: int, ip: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=2, source_address=(ip, 0))
 
 
 def crowd(options: argparse.Namespace) -> None:
@@ -49,7 +50,7 @@ def crowd(options: argparse.Namespace) -> None:
     end = time.monotonic() + options.seconds
     for _ in range(options.number):
         try:
-            peer = connect(options.port)
+            peer = connect(options.port, options.ip)
             peer.sendall(options.says)
             held.append(peer)
         except OSError:
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--boot", type=lambda text: int(text, 16), default=0)
+    parser.add_argument("--ip", default="127.0.0.1")
     hexadecimal = lambda text: ZMTP if text == "zmtp" else bytes.fromhex(text)  # noqa: E731
     parser.add_argument("--says", type=hexadecimal, default=b"", metavar="HEX|zmtp")
     parser.add_argument("--first", type=hexadecimal, default=b"", metavar="HEX|zmtp")

@@ -58,7 +58,17 @@ crowds nothing ""
 crowds half_a_hello 44414f7401
 crowds a_hello_and_never_read "$hello"
 crowds that_they_want_everything_and_never_read zmtp
-check "a new client is served" get beta alpha "$x"
+nice "$PYTHON" "$PEERS/hostile_peers.py" crowd --port "$port" --number 400 --seconds 25 --says "$hello" --ip 127.0.0.2 \
+    >"$WORK/elsewhere.log" 2>"$WORK/elsewhere.err.log" &
+elsewhere=$!
+PIDS+=("$elsewhere")
+check "400 connections from another address, held" eventually 10 grep -q held "$WORK/elsewhere.log"
+start_daemon delta
+check "... a new client is served" get delta alpha "$x"
+check "... and its stream goes" eventually 5 flows delta "$remote"
+check "... while they are held" kill "$elsewhere"
+at delta release "$remote" >/dev/null
+unharmed "with another client"
 
 floods() { # floods NAME SAYS [FIRST]
     check "${1//_/ }, without end" enemies "$1" flood --port "$port" --seconds 3 --says "$2" --first "${3:-}"
