@@ -1,8 +1,9 @@
 """Peers that wish a daoserver ill, on its ports and at the ports that it connects to. Standard library, but for the ZMQ
 publisher. Prints lines of JSON; ends by itself, or with SIGTERM.
 
-    hostile_peers.py crowd --port P --number N --seconds S [--says HEX] [--ip A]   N connections, from this address, opened
-                                                                           and held; nobody reads
+    hostile_peers.py crowd --port P --number N --seconds S [--says HEX]    N connections, opened and held; nobody reads
+    hostile_peers.py guests --port P --number N --seconds S --ip A         the same from this address: each greets, subscribes
+                                                                           to nothing, and gives signs of life
     hostile_peers.py flood --port P --seconds S --says HEX [--first HEX]   says it again and again, as fast as it goes, on
                                                                            new connections whenever one ends
     hostile_peers.py publisher --port P --boot HEX                         over TCP: for each connection another fault, then
@@ -12,6 +13,7 @@ publisher. Prints lines of JSON; ends by itself, or with SIGTERM.
 
 import argparse
 import resource
+import selectors
 import signal
 import socket
 import struct
@@ -27,6 +29,7 @@ ZMTP = (
     b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
     + b"\x04\x19\x05READY\x0bSocket-Type\0\0\0\x03SUB"
 )
+PING, PONG = b"\x04PING", b"\x04\x05\x04PONG"
 SUBSCRIBE = b"\x00\x01\x01"
 
 
@@ -50,7 +53,7 @@ def crowd(options: argparse.Namespace) -> None:
     end = time.monotonic() + options.seconds
     for _ in range(options.number):
         try:
-            peer = connect(options.port, options.ip)
+            peer = connect(options.port)
             peer.sendall(options.says)
             held.append(peer)
         except OSError:
@@ -64,6 +67,28 @@ def crowd(options: argparse.Namespace) -> None:
     say(event="held", number=len(held), refused=refused)
     time.sleep(max(0.0, end - time.monotonic()))
     say(event="done")
+
+
+def guests(options: argparse.Namespace) -> None:
+    known = selectors.DefaultSelector()
+    end = time.monotonic() + options.seconds
+    for _ in range(options.number):
+        peer = connect(options.port, options.ip)
+        peer.sendall(ZMTP)
+        known.register(peer, selectors.EVENT_READ)
+    time.sleep(0.5)
+    say(event="held", number=len(known.get_map()))
+    while time.monotonic() < end:
+        for key, _ in known.select(timeout=0.1):
+            try:
+                heard = key.fileobj.recv(4096)
+                key.fileobj.sendall(PONG * heard.count(PING))
+            except OSError:
+                heard = b""
+            if not heard:
+                known.unregister(key.fileobj)
+                key.fileobj.close()
+    say(event="done", number=len(known.get_map()))
 
 
 def flood(options: argparse.Namespace) -> None:
@@ -162,7 +187,7 @@ def zmq_publisher(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["crowd", "flood", "publisher", "zmq_publisher"])
+    parser.add_argument("what", choices=["crowd", "guests", "flood", "publisher", "zmq_publisher"])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--number", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5)

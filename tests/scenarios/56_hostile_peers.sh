@@ -58,11 +58,11 @@ crowds nothing ""
 crowds half_a_hello 44414f7401
 crowds a_hello_and_never_read "$hello"
 crowds that_they_want_everything_and_never_read zmtp
-nice "$PYTHON" "$PEERS/hostile_peers.py" crowd --port "$port" --number 400 --seconds 25 --says "$hello" --ip 127.0.0.2 \
+nice "$PYTHON" "$PEERS/hostile_peers.py" guests --port "$port" --number 400 --seconds 25 --ip 127.0.0.2 \
     >"$WORK/elsewhere.log" 2>"$WORK/elsewhere.err.log" &
 elsewhere=$!
 PIDS+=("$elsewhere")
-check "400 connections from another address, held" eventually 10 grep -q held "$WORK/elsewhere.log"
+check "400 from another address that greet and give signs of life" eventually 10 grep -q held "$WORK/elsewhere.log"
 start_daemon delta
 check "... a new client is served" get delta alpha "$x"
 check "... and its stream goes" eventually 5 flows delta "$remote"
