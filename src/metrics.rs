@@ -95,6 +95,13 @@ impl Histogram {
         ((1 << OCTAVE_BITS) + part + 1) << (octave - OCTAVE_BITS)
     }
 
+    /// How wide the bucket with this upper edge is; both in microseconds.
+    pub fn width_us(upper_edge_us: f64) -> f64 {
+        let bucket = Self::bucket(((upper_edge_us * 1_000.0).round() as u64).saturating_sub(1));
+        let octave = (bucket >> OCTAVE_BITS) + FIRST_OCTAVE;
+        (1u64 << (octave - OCTAVE_BITS)) as f64 / 1_000.0
+    }
+
     /// Counts one duration.
     pub fn record(&self, duration_ns: u64) {
         // One writer a histogram: a plain load and store would do, this is as cheap on a line that we own.
@@ -144,6 +151,15 @@ mod tests {
         for (quantile, exact) in [(0.5, 500.0), (0.99, 990.0)] {
             let got = Histogram::quantile_us(&snapshot, quantile).unwrap();
             assert!(got >= exact && got <= exact * 1.0625, "{quantile}: {got}");
+        }
+    }
+
+    #[test]
+    fn every_bucket_begins_where_the_one_before_ends() {
+        for bucket in 1..BUCKETS {
+            let (from_ns, to_ns) = (Histogram::upper_edge_ns(bucket - 1), Histogram::upper_edge_ns(bucket));
+            let width_ns = Histogram::width_us(to_ns as f64 / 1_000.0) * 1_000.0;
+            assert_eq!(width_ns.round() as u64, to_ns - from_ns, "{bucket}");
         }
     }
 
