@@ -35,15 +35,12 @@ pub struct Pacer {
     period_ns: i64,
     /// Between two frames at least.
     spacing_ns: i64,
-    /// When the last one was seen to be due.
-    last_ns: i64,
 }
 
 impl Pacer {
     /// The first is due now.
     pub fn new(rate_hz: f64) -> Pacer {
-        let now_ns = clock::monotonic_ns();
-        Pacer { due_ns: now_ns, period_ns: (1e9 / rate_hz) as i64, spacing_ns: 0, last_ns: now_ns }
+        Pacer { due_ns: clock::monotonic_ns(), period_ns: (1e9 / rate_hz) as i64, spacing_ns: 0 }
     }
 
     /// The same for a source that holds one frame alone: what is late is caught up with, but never all at once.
@@ -59,7 +56,6 @@ impl Pacer {
             return false;
         }
         self.due_ns = (self.due_ns + self.period_ns).max(now_ns + self.spacing_ns);
-        self.last_ns = now_ns;
         true
     }
 
@@ -75,9 +71,10 @@ impl Pacer {
 
     /// Sleeps until it is due, once the frame before is on its way.
     pub fn sleep(&mut self) {
+        let written_ns = clock::monotonic_ns();
         while !self.is_due() {
             let now_ns = clock::monotonic_ns();
-            if now_ns - self.last_ns < AWAKE_AFTER_NS {
+            if now_ns - written_ns < AWAKE_AFTER_NS {
                 std::thread::yield_now();
             } else {
                 clock::sleep(Duration::from_nanos((self.due_ns - now_ns).max(0) as u64));
@@ -224,7 +221,7 @@ pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Re
     Ok(Flow { runs_us: vec![counted_since(&before, &after)], written, delivered, lost, owner, client })
 }
 
-/// Times of the frames that were counted between two looks at `status`, those of a bucket spread evenly over it.
+/// Times of the frames that were counted between two looks at `status`, each the middle of its bucket.
 fn counted_since(before: &Value, after: &Value) -> Vec<f64> {
     let pairs = |status: &Value| -> Vec<(f64, u64)> {
         let counts = &status["mirrors"][0]["hops_us"]["whole"]["counts"];
@@ -236,8 +233,8 @@ fn counted_since(before: &Value, after: &Value) -> Vec<f64> {
         before.iter().find(|(other_us, _)| *other_us == edge_us).map_or(0, |(_, count)| *count)
     };
     let since = pairs(after).into_iter().map(|(edge_us, count)| {
-        let (frames, width_us) = (count.saturating_sub(of_before(edge_us)), Histogram::width_us(edge_us));
-        (0..frames).map(move |frame| edge_us - width_us * (1.0 - (frame as f64 + 0.5) / frames as f64))
+        let middle_us = edge_us - Histogram::width_us(edge_us) / 2.0;
+        std::iter::repeat_n(middle_us, count.saturating_sub(of_before(edge_us)) as usize)
     });
     since.flatten().collect()
 }
@@ -415,8 +412,8 @@ mod tests {
         let since = |before, after| -> Vec<i64> {
             counted_since(before, after).iter().map(|us| (us * 1_000.0).round() as i64).collect()
         };
-        assert_eq!(since(&before, &after), [2_464, 2_528, 8_960]);
-        assert_eq!(since(&Value::Null, &before)[1..], [1_504, 1_525, 2_496]);
+        assert_eq!(since(&before, &after), [2_496, 2_496, 8_960]);
+        assert_eq!(since(&Value::Null, &before), [1_504, 1_504, 1_504, 2_496]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::bridge::sockets::{answers_within, buffer_bytes};
 use crate::limits;
 use crate::os::{clock, poll, process, tcp};
 use crate::settings::Cidr;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
@@ -144,10 +145,10 @@ impl Outlet {
                 continue;
             }
             if self.peers.len() >= limits::CLIENTS_MAX {
-                self.turned_away.count(from.ip(), "there are too many");
-                match self.whose_place(from.ip()) {
-                    Some(index) => drop(self.peers.remove(index)),
-                    None => continue,
+                let gone = self.whose_place(from.ip()).map(|index| self.peers.remove(index));
+                self.turned_away.count(gone.as_ref().map_or(from.ip(), Peer::ip), "there are too many");
+                if gone.is_none() {
+                    continue;
                 }
             }
             if tcp::prepare(&stream, self.buffer_bytes).is_ok() {
@@ -170,21 +171,28 @@ impl Outlet {
         asks
     }
 
-    /// With no place left: whose does a newcomer from there get? One of the address that holds most of them: the youngest
-    /// that has not said who it is, else the youngest. Nobody's, if its own address holds as many: a crowd from one
-    /// machine keeps nobody else out.
+    /// With no place left: whose does a newcomer from there get? A crowd at one address keeps nobody else out, and strangers
+    /// who say nothing push nobody out who has said who it is.
     fn whose_place(&self, newcomer: IpAddr) -> Option<usize> {
         let mut held = HashMap::new();
         for peer in &self.peers {
             *held.entry(peer.ip()).or_insert(0) += 1;
         }
-        let own = held.get(&newcomer).copied().unwrap_or(0);
-        let candidates = self.peers.iter().enumerate().map(|(index, peer)| {
-            let count = held.get(&peer.ip()).copied().unwrap_or(0);
-            (count, !peer.is_known(), index)
-        });
-        let (count, silent, index) = candidates.max()?;
-        (count > own + 1 || silent && count >= own).then_some(index)
+        let count = |ip| held.get(&ip).copied().unwrap_or(0);
+        let own = count(newcomer);
+        // Of one that has not said who it is: of the address that holds most of all, the oldest.
+        let silent = |least| {
+            let silent =
+                self.peers.iter().enumerate().filter(|(_, peer)| {
+                    !peer.is_known() && (peer.ip() == newcomer || count(peer.ip()) >= least)
+                });
+            silent.max_by_key(|(index, peer)| (count(peer.ip()), Reverse(*index)))
+        };
+        let youngest = self.peers.iter().enumerate().max_by_key(|(index, peer)| (count(peer.ip()), *index));
+        let place = silent(own + 2)
+            .or_else(|| youngest.filter(|(_, peer)| count(peer.ip()) >= own + 2))
+            .or_else(|| silent(own + 1));
+        place.map(|(index, _)| index)
     }
 
     /// Ends those that have been at one message for too long: each keeps a buffer, and there are no more.
@@ -291,12 +299,22 @@ mod tests {
         assert_eq!(crowded.whose_place(address(3)), Some(4));
         assert_eq!(crowded.whose_place(address(1)), None, "no fairer than before");
         assert_eq!(crowded.whose_place(address(2)), None, "its own");
-        let (crowded, _ends) = outlet(&[-2, 2, 3, 2, -1]);
-        assert_eq!(crowded.whose_place(address(9)), Some(0), "rather one that has not said who it is");
-        assert_eq!(crowded.whose_place(address(2)), Some(0), "its own, but never a newcomer from elsewhere");
-        let (equal, _ends) = outlet(&[1, 2, -3]);
-        assert_eq!(equal.whose_place(address(9)), Some(2));
         let (equal, _ends) = outlet(&[1, 2, 3]);
         assert_eq!(equal.whose_place(address(9)), None);
+    }
+
+    #[test]
+    fn who_has_not_said_who_it_is_makes_room_first_but_not_a_newcomer_for_a_crowd() {
+        let (crowded, _ends) = outlet(&[2, -2, 3, -2, -1]);
+        assert_eq!(crowded.whose_place(address(9)), Some(1), "the crowd's oldest");
+        assert_eq!(crowded.whose_place(address(2)), Some(1), "its own, and not that from elsewhere");
+        let (crowded, _ends) = outlet(&[2, 2, 2, -1]);
+        assert_eq!(crowded.whose_place(address(2)), None, "who has just come from elsewhere stays");
+        assert_eq!(crowded.whose_place(address(9)), Some(2), "for another newcomer, too");
+        let (known, _ends) = outlet(&[1, 1, 1, 1, -2, -2, -3, -3]);
+        assert_eq!(known.whose_place(address(2)), Some(4), "not one of four who have said who they are");
+        let (equal, _ends) = outlet(&[1, 2, -3]);
+        assert_eq!(equal.whose_place(address(9)), Some(2));
+        assert_eq!(equal.whose_place(address(1)), None);
     }
 }

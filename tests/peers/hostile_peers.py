@@ -76,19 +76,20 @@ def guests(options: argparse.Namespace) -> None:
         peer = connect(options.port, options.ip)
         peer.sendall(ZMTP)
         known.register(peer, selectors.EVENT_READ)
-    time.sleep(0.5)
-    say(event="held", number=len(known.get_map()))
-    while time.monotonic() < end:
-        for key, _ in known.select(timeout=0.1):
-            try:
-                heard = key.fileobj.recv(4096)
-                key.fileobj.sendall(PONG * heard.count(PING))
-            except OSError:
-                heard = b""
-            if not heard:
-                known.unregister(key.fileobj)
-                key.fileobj.close()
-    say(event="done", number=len(known.get_map()))
+    say(event="connected")
+    try:
+        while time.monotonic() < end:
+            for key, _ in known.select(timeout=0.1):
+                try:
+                    heard = key.fileobj.recv(4096)
+                    key.fileobj.sendall(PONG * heard.count(PING))
+                except OSError:
+                    heard = b""
+                if not heard:
+                    known.unregister(key.fileobj)
+                    key.fileobj.close()
+    finally:  # SIGTERM, too
+        say(event="done", left=len(known.get_map()))
 
 
 def flood(options: argparse.Namespace) -> None:
