@@ -11,9 +11,11 @@ need_python
 
 # alpha owns x and dm, gamma owns z; beta mirrors all three, gamma x and dm. alpha and beta are killed, gamma never.
 start_redis
+# As on two machines: neither finds the other at a port that was its own.
 base=$(free_port)
-start_daemon alpha --base-pub-port "$base"
-start_daemon beta
+declare -A BASE=([alpha]=$base [beta]=$((base + 100)))
+start_daemon alpha --base-pub-port "${BASE[alpha]}"
+start_daemon beta --base-pub-port "${BASE[beta]}"
 start_daemon gamma
 x=${TAG}x z=${TAG}z dm=${TAG}dm
 shm alpha create "$x" --shape 64x64 --dtype uint16 --depth 16 >/dev/null
@@ -85,7 +87,7 @@ frames() { status gamma 'sum(m["frames"] for m in d["mirrors"])'; }
 # Some first, so that what is made once is there.
 for host in alpha beta; do
     crash "$host"
-    start_daemon "$host" --base-pub-port "$base"
+    start_daemon "$host" --base-pub-port "${BASE[$host]}"
 done
 check "after the first two: all streams go" back_again 15
 sleep 2
@@ -103,7 +105,7 @@ while ((killed < KILLS)); do
         ((RANDOM % 2)) && host=beta
         crash "$host"
         killed=$((killed + 1))
-        launch_daemon "$host" --base-pub-port "$base"
+        launch_daemon "$host" --base-pub-port "${BASE[$host]}"
     done
     rounds=$((rounds + 1))
     if ! { eventually 10 is_ready alpha && eventually 10 is_ready beta && back_again 20; }; then
