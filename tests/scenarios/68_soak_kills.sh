@@ -1,7 +1,8 @@
 #!/bin/bash
 # An owner and a client are killed with -9 at random moments, while they start too, again and again under three streams.
 # Streams come back each time; who is not killed keeps the threads, descriptors and memory that it had; no file,
-# semaphore, port or key is left behind. SOAK_KILLS=N for another number than 40 (200 take about four minutes).
+# semaphore, port or key is left behind. SOAK_KILLS=N for another number than 40 (200, as in the whole test, take
+# about three minutes).
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 # shellcheck source-path=SCRIPTDIR source=faults.sh
