@@ -102,6 +102,8 @@ pub struct Mirror {
     connected_anew_ns: i64,
     next_check_ns: i64,
     next_ask_ns: i64,
+    /// The place of the next frame is at hand already.
+    warm: bool,
 }
 
 impl Mirror {
@@ -132,6 +134,7 @@ impl Mirror {
             connected_anew_ns: clock::monotonic_ns(),
             next_check_ns: 0,
             next_ask_ns: 0,
+            warm: false,
         }
     }
 
@@ -472,6 +475,11 @@ impl Worker for Mirror {
                 break;
             }
             messages += 1;
+        }
+        if messages > 0 {
+            self.warm = false;
+        } else if !std::mem::replace(&mut self.warm, true) {
+            self.writer.warm_next();
         }
         Ok(messages)
     }

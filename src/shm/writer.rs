@@ -9,6 +9,9 @@ use crate::{naming, os::clock};
 use std::fmt;
 use std::sync::atomic::{Ordering, fence};
 
+/// So much of the next frame's place is fetched ahead: what a core's own cache has room for, besides all else.
+const WARM_BYTES_MAX: usize = 256 * 1024;
+
 /// Why a frame was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteError {
@@ -86,6 +89,17 @@ impl Writer {
             map.store64(block + at::CNT1, source.cnt1);
             map.store64(block + at::CNT2, source.cnt2);
         })
+    }
+
+    /// For whoever has nothing else to do: fetches the place of the next frame into the cache, which it left long ago.
+    /// Only in a ring: in one slot stands what others read.
+    pub fn warm_next(&self) {
+        let spec = self.segment.spec();
+        let last = self.segment.last_written();
+        if spec.depth > 1 && last < spec.depth {
+            let next = (last + 1) % spec.depth;
+            self.segment.mapping.warm(spec.data_offset(next), spec.frame_bytes().min(WARM_BYTES_MAX));
+        }
     }
 
     /// Are these the pixels of the newest frame?
