@@ -6,10 +6,10 @@ use crate::metrics::Histogram;
 use crate::os::threads::Stop;
 use crate::os::{clock, process};
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Frames at the beginning of a run that do not count: caches, buffers and clocks settle.
-pub const WARM_UP_FRAMES: usize = 10;
+/// Frames at the beginning of a run that do not count: caches, buffers and clocks settle, and who waits learns the pace.
+pub const WARM_UP_FRAMES: usize = 20;
 /// Before a frame is due, waiting is done awake: a sleep may last so much too long.
 const AWAKE_NS: i64 = 200_000;
 /// The daemons' source stays awake for so long after a frame. To go to sleep takes a core some ten microseconds: the sender of
@@ -196,18 +196,27 @@ impl Flow {
 /// counts, from the source's time stamp to the end of the frame's publication: nobody has to watch, which on two cores
 /// would be most of what is measured. They are its histogram's, so up to 3 % too high or low.
 pub fn latency(pair: &mut Pair, rate_hz: f64, time: Duration, stop: &Stop) -> Result<Flow> {
-    paced(Pacer::new(rate_hz), WARM_UP_FRAMES as u64, stop, || write(pair))?;
-    settle(pair)?;
+    let mut pacer = Pacer::new(rate_hz);
+    let mut write_frames = |pair: &mut Pair, frames: u64| -> Result<()> {
+        for _ in 0..frames {
+            pacer.sleep();
+            go_on(stop)?;
+            write(pair)?;
+        }
+        Ok(())
+    };
+    let warm = pair.mirror.newest().1 + WARM_UP_FRAMES as u64;
+    write_frames(pair, WARM_UP_FRAMES as u64)?;
+    // Between two frames, so that the pace goes on: after a pause the first frames would be another measurement.
+    let arrived = Instant::now() + SETTLED;
+    while pair.mirror.newest().1 < warm && Instant::now() < arrived {
+        std::thread::yield_now();
+    }
     let before = pair.client.status()?;
     let (mut owner, mut client) = (Used::begin(&pair.owner), Used::begin(&pair.client));
     let begun = pair.mirror.newest().1;
     let written = ((time.as_secs_f64() * rate_hz) as u64).max(1);
-    let mut pacer = Pacer::new(rate_hz);
-    for _ in 0..written {
-        pacer.sleep();
-        go_on(stop)?;
-        write(pair)?;
-    }
+    write_frames(pair, written)?;
     owner.end(&pair.owner);
     client.end(&pair.client);
     settle(pair)?;
