@@ -148,7 +148,15 @@ impl Dial {
             return false;
         }
         self.connected = true;
+        self.remind();
         true
+    }
+
+    /// To be called now and then: tells the kernel what it forgets.
+    pub fn remind(&self) {
+        if let Some(stream) = &self.stream {
+            let _ = tcp::acknowledge_late(stream); // without it frames come all the same
+        }
     }
 
     /// Says a few bytes. `false`: there was no room for all of them.

@@ -124,6 +124,11 @@ impl Inlet {
         self.dial().is_under_way(now_ns)
     }
 
+    /// To be called now and then.
+    pub fn remind(&self) {
+        self.dial().remind();
+    }
+
     /// Waits in the kernel for a message, at most this long.
     pub fn wait(&self, time: Duration) {
         self.dial().wait(time);

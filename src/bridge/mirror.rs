@@ -446,6 +446,7 @@ impl Mirror {
             }
             (self.linked, self.frames_at_check) = (linked, self.stats.frames.load(Relaxed));
             self.connect_anew_if_dead(now_ns);
+            self.inlet.remind();
             let segment = self.writer.segment();
             if segment.lost() || segment.replaced() {
                 return Err(Ended::SegmentGone);

@@ -68,6 +68,12 @@ pub fn prepare(stream: &TcpStream, buffer_bytes: usize) -> io::Result<()> {
     set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED.as_millis() as libc::c_int)
 }
 
+/// What comes is acknowledged by the way, not at once: else the kernel does that whenever the last of it is read, before it
+/// hands it out, which takes some microseconds. It forgets this when acknowledging became overdue, as after a pause.
+pub fn acknowledge_late(stream: &TcpStream) -> io::Result<()> {
+    set(stream, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
+}
+
 /// Bytes that have come and were not read.
 pub fn unread_bytes(stream: &TcpStream) -> usize {
     let mut bytes: libc::c_int = 0;
