@@ -151,7 +151,10 @@ fn size(
         }
         let flat_out = Ask { rate_hz: f64::INFINITY, time: plan.run_time.min(ATTEMPT_TIME_MAX), ..ask };
         flat_out_hz.push(floors::tcp_hop(flat_out, Waiting::Blocking)?.rate_hz);
-        for (&case, row) in cases.iter().zip(&mut rows) {
+        let mut turns: Vec<_> = cases.iter().zip(&mut rows).collect();
+        // Each run begins with another: what came before leaves its traces, in caches and kernel threads.
+        turns.rotate_left((turn - 1) % cases.len());
+        for (&case, row) in turns {
             // Started anew each time: a daemon that idles beside the others would cost them time.
             let mut pair = ground.pair(case, frame_bytes, stop)?;
             row.0.add(measure::latency(&mut pair, rate_hz, plan.run_time, stop)?);
