@@ -41,7 +41,7 @@ echo "      $(said client 'sum(l["frames"] for l in lines if l["event"] == "end"
 kill_daemon alpha TERM
 
 # Python to ours.
-python_owner pyowner "${arguments[@]}" --port "$((BASE_PORT + 100))" --poll 0.2 --first 41
+python_owner pyowner "${arguments[@]}" --port "$(free_port "${#segments[@]}")" --poll 0.2 --first 41
 start_daemon beta
 # All at once: each waits for its own answer.
 asking=()

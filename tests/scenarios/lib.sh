@@ -85,13 +85,17 @@ eventually() {
     done
 }
 
-# A TCP port that nobody listens on now. Scenarios that run at the same time are given a range each (PORTS_FROM, PORTS):
-# what is free now must still be so when it is used. The last hundred are for who counts on from such a port.
+# free_port [N]: a TCP port that nobody listens on now, or the first of N in a row. Scenarios that run at the same time
+# are given a range each (PORTS_FROM, PORTS): what is free now must still be so when it is used. The last 200 are for who
+# counts on from such a port.
 free_port() {
-    local port
+    local port one
     while :; do
-        port=$((${PORTS_FROM:-20000} + RANDOM % (${PORTS:-12000} - 100)))
-        (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+        port=$((${PORTS_FROM:-20000} + RANDOM % (${PORTS:-12000} - 200)))
+        for ((one = port; one < port + ${1:-1}; one++)); do
+            (exec 3<>"/dev/tcp/127.0.0.1/$one") 2>/dev/null && continue 2
+        done
+        break
     done
     echo "$port"
 }
