@@ -13,7 +13,7 @@
 //!    neighbour's: so it is between the writer's steps 3 and 4;
 //! 3. a second look at the pixels agrees with the copy: the witness. It is for a writer that came *and
 //!    cleared `write`* during the copy, but was interrupted before it stored time and counter, so that 2.
-//!    sees nothing. Then the slot holds the new pixels throughout, and the first part of the copy the old
+//!    sees nothing. Then the slot holds the new pixels throughout, and some of the copy the old
 //!    ones. Frames of up to [`WITNESS_LINES`] cache lines are compared whole, larger ones at that many lines,
 //!    first and last among them;
 //! 4. `write` and the stamp are looked at once more after the witness;
