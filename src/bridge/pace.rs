@@ -180,6 +180,8 @@ pub struct Pace {
     parked: bool,
     /// The look that found the first part of what is not whole yet.
     begun_ns: Option<i64>,
+    /// The last look found work.
+    worked: bool,
     turns: u32,
 }
 
@@ -200,6 +202,7 @@ impl Pace {
             empty_ns: 0,
             parked: false,
             begun_ns: None,
+            worked: false,
             turns: 0,
         }
     }
@@ -226,7 +229,7 @@ impl Pace {
             let exact = self.parked && self.role == Role::Mirror && now_ns < self.rhythm.due_ns;
             self.rhythm.on_frame(if exact { now_ns } else { self.empty_ns.min(now_ns) }, now_ns);
         }
-        self.parked = false;
+        (self.parked, self.worked) = (false, true);
     }
 
     /// A look that began at this time found none: what now. Looking comes before each wait, so that a frame that is
@@ -234,6 +237,8 @@ impl Pace {
     pub fn idle(&mut self, now_ns: i64) -> Idle {
         self.turns = self.turns.wrapping_add(1);
         let idle = match self.polling {
+            // Whoever the frame went to may wait for this very core, and to fall asleep takes another ten microseconds.
+            _ if std::mem::take(&mut self.worked) => Idle::Yield,
             Polling::Spin => self.spin(SPINS_A_YIELD),
             Polling::Sleep if !self.keeps_rhythm() => self.backoff.idle(),
             _ => match self.rhythm.phase(now_ns) {

@@ -139,6 +139,18 @@ fn sleeping_never_spins_and_spinning_never_sleeps() {
 }
 
 #[test]
+fn after_a_frame_the_core_is_offered_once_to_whoever_waits_for_the_frame() {
+    for polling in [Polling::Adaptive, Polling::Sleep, Polling::Spin] {
+        for role in [Role::Publisher, Role::Mirror] {
+            let mut pace = Pace::new(polling, role);
+            (1..=20).for_each(|frame| pace.on_work(frame * 1_000_000));
+            assert_eq!(pace.idle(20_000_000), Idle::Yield, "{polling:?} {role:?}");
+            assert_ne!(pace.idle(20_000_300), Idle::Yield, "{polling:?} {role:?}");
+        }
+    }
+}
+
+#[test]
 fn a_clock_that_stands_still_or_goes_back_is_survived() {
     for role in [Role::Publisher, Role::Mirror] {
         let mut pace = Pace::new(Polling::Adaptive, role);
