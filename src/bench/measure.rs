@@ -20,6 +20,10 @@ const AWAKE_AFTER_NS: i64 = 50_000;
 const LOST_SHARE_MAX: f64 = 0.01;
 /// and if the source kept to it so well.
 const KEPT_SHARE_MIN: f64 = 0.95;
+/// A rate is tried with so many frames, else a single lost one would decide it,
+const ATTEMPT_FRAMES_MIN: f64 = 200.0;
+/// unless they take longer than this.
+const ATTEMPT_S_MAX: f64 = 4.0;
 /// Faster is no pace that a process can keep.
 const RATE_HZ_MAX: f64 = 1e6;
 /// Steps of the search between the rate that was held and the one that was not.
@@ -300,10 +304,16 @@ impl Attempt {
     }
 }
 
+/// So many frames say whether a rate is held, in this time if that is enough.
+pub fn frames_to_try(asked_hz: f64, time: Duration) -> u64 {
+    let time_s = time.as_secs_f64().max((ATTEMPT_FRAMES_MIN / asked_hz).min(ATTEMPT_S_MAX));
+    ((time_s * asked_hz) as u64).max(10)
+}
+
 /// Writes at this rate for a moment, and counts what arrives.
 pub fn attempt(pair: &mut Pair, asked_hz: f64, time: Duration, stop: &Stop) -> Result<Attempt> {
     let begun = pair.mirror.newest().1;
-    let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
+    let written = frames_to_try(asked_hz, time);
     let written_hz = paced(Pacer::new(asked_hz), written, stop, || write(pair))?;
     settle(pair)?;
     Ok(Attempt { asked_hz, written_hz, written, delivered: pair.mirror.newest().1 - begun })
@@ -396,6 +406,15 @@ mod tests {
         });
         let found = found.unwrap().unwrap().asked_hz;
         assert!((4_000.0..4_400.0).contains(&found), "{found}");
+    }
+
+    #[test]
+    fn a_rate_is_tried_with_enough_frames_that_one_does_not_decide_it_but_not_for_ever() {
+        let half_a_second = Duration::from_millis(500);
+        assert_eq!(frames_to_try(1_000.0, half_a_second), 500);
+        assert_eq!(frames_to_try(100.0, half_a_second), 200);
+        assert_eq!(frames_to_try(10.0, half_a_second), 40);
+        assert_eq!(frames_to_try(0.1, half_a_second), 10);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! this machine's is in a round trip; what goes one way is known as well as the two clocks are compared.
 
 use super::daemons::{failed, go_on};
-use super::measure::{Attempt, Pacer, WARM_UP_FRAMES, highest_rate, paced};
+use super::measure::{Attempt, Pacer, WARM_UP_FRAMES, frames_to_try, highest_rate, paced};
 use super::numbers::{Latency, median};
 use super::plan::{RemotePlan, paced_hz, size_name};
 use super::remote_report::{Clock, Lost, RemoteReport, RemoteSize};
@@ -325,7 +325,7 @@ impl<'a> Stream<'a> {
 
     fn attempt(&mut self, asked_hz: f64, time: Duration) -> Result<Attempt> {
         let before = self.settle()?.returned;
-        let written = ((time.as_secs_f64() * asked_hz) as u64).max(10);
+        let written = frames_to_try(asked_hz, time);
         let written_hz = paced(Pacer::spaced(asked_hz), written, self.stop, || self.write())?;
         let delivered = self.settle()?.returned.saturating_sub(before);
         Ok(Attempt { asked_hz, written_hz, written, delivered })
