@@ -111,6 +111,11 @@ impl Outlet {
         self.peers.iter().any(Peer::is_sending)
     }
 
+    /// Is everybody who wants frames still being sent one?
+    pub fn all_are_sending(&self) -> bool {
+        self.peers.iter().all(|peer| peer.is_sending() || !peer.wants().any())
+    }
+
     /// Is one leaving now, part by part?
     pub fn is_under_way(&self, now_ns: i64) -> bool {
         self.peers.iter().any(|peer| peer.is_under_way(now_ns))

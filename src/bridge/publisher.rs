@@ -34,6 +34,8 @@ const GREETING_POLL_NS: i64 = 500_000;
 const FRAME_FIRST_NS: i64 = 20_000_000;
 /// Who has no subscriber waits for one so long at a time.
 const UNSUBSCRIBED_PARK: Duration = Duration::from_millis(20);
+/// So many frames wait in their segment for a client that is still being sent an older one. Of more it gets the newest.
+const WAITING_MAX: u64 = 2;
 /// The segment's file is looked at, for having been replaced, so often.
 const FILE_CHECK_NS: i64 = 200_000_000;
 
@@ -65,7 +67,7 @@ pub struct Publisher {
     next_keywords_ns: i64,
     /// Nobody has subscribed since the last frame that was copied.
     away: bool,
-    /// No buffer was free for a frame since the last that was copied.
+    /// Since the last frame that was copied there was one that nobody could take, or that no buffer was free for.
     starved: bool,
     /// Looks at the counter while we sleep for long.
     watch: Option<Watch>,
@@ -271,15 +273,25 @@ impl Publisher {
         self.send(index, &meta, seen_ns, seen_before, current)
     }
 
-    /// Books frames that the source wrote and we could not have. Where the queue was to blame they keep their
-    /// sequence numbers, so that every receiver can tell.
+    /// Books frames that the source wrote and we could not have.
     fn count_missed(&mut self, frames: u64) {
         if std::mem::take(&mut self.starved) {
-            self.header.seq += frames;
-            self.count_queue_full(frames);
+            self.count_unqueued(frames);
         } else {
             self.header.lapped_total += frames;
             self.stats.lapped.fetch_add(frames, Relaxed);
+        }
+    }
+
+    /// The same where the queue was to blame: they keep their sequence numbers, so that every receiver can tell.
+    fn count_unqueued(&mut self, frames: u64) {
+        self.header.seq += frames;
+        let forms = self.outlet.subscribed();
+        if forms.dao || forms.stream {
+            self.count_queue_full(frames);
+        }
+        if forms.python {
+            self.stats.python_queue_full.fetch_add(frames, Relaxed);
         }
     }
 
@@ -496,7 +508,7 @@ impl Publisher {
     }
 
     fn count_queue_full(&mut self, frames: u64) {
-        self.maybe_left_out = self.back.is_some();
+        self.maybe_left_out |= frames > 0 && self.back.is_some();
         self.header.queue_full_total += frames;
         self.stats.queue_full.fetch_add(frames, Relaxed);
     }
@@ -552,12 +564,23 @@ impl Worker for Publisher {
             return self.write_back();
         }
         if !self.outlet.subscribed().any() {
-            self.away = true;
+            (self.away, self.starved) = (true, false);
             return Ok(0);
         }
         match self.reader.has_news() {
+            // Everybody is still being sent an older frame: this one waits where it is, in its segment.
+            true if !self.away && self.outlet.all_are_sending() => {
+                self.starved = true;
+                Ok(0)
+            }
             // Unseen frames are for everybody, a new subscriber included; what passed while nobody listened is not.
-            true if !self.away => self.copy_and_send(false),
+            true if !self.away => {
+                if self.starved {
+                    let passed_over = self.reader.catch_up(WAITING_MAX);
+                    self.count_unqueued(passed_over);
+                }
+                self.copy_and_send(false)
+            }
             _ if self.resend.any() => self.copy_and_send(true),
             _ => Ok(0),
         }

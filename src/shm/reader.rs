@@ -174,6 +174,17 @@ impl Reader {
         }
     }
 
+    /// With more than `most` frames that were not returned yet, counts all but the newest as returned. Gives how many these
+    /// are.
+    pub fn catch_up(&mut self, most: u64) -> u64 {
+        let newest = self.segment.newest().1;
+        self.note_restart(newest);
+        let unseen = if self.started && !self.restarted { newest.saturating_sub(self.seen) } else { 0 };
+        let passed_over = if unseen > most { unseen - 1 } else { 0 };
+        self.seen += passed_over;
+        passed_over
+    }
+
     /// Is the frame returned last still in its slot, under its counter? To be asked just before the frame is
     /// used: if so, the copy was taken with all of the frame there. `write` is not asked: a writer that has
     /// begun the next frame since has not spoilt our copy, and one that had spoilt it has moved the counter

@@ -222,6 +222,50 @@ fn a_mirror_that_stands_still_loses_what_the_queue_cannot_hold_and_then_gets_the
     assert_eq!(quick.stats.transport.load(Relaxed), 0);
 }
 
+/// Writes until the kernel's buffers are full and the publisher leaves a frame where it is, since its only mirror does not
+/// read. Gives how many frames were written.
+fn stuff(stream: &mut Stream) -> u64 {
+    for written in 1.. {
+        let before = stream.published();
+        stream.write(written as u8);
+        (0..10).for_each(|_| _ = stream.publisher.do_work().unwrap());
+        if stream.published() == before {
+            return written;
+        }
+    }
+    0
+}
+
+#[test]
+fn a_frame_waits_in_its_ring_while_everybody_is_still_being_sent_an_older_one() {
+    let mut stream = Stream::new(8);
+    let mut mirror = stream.follow("m");
+    stream.pump(&mut [&mut mirror], "a first frame", |_, m| m[0].frames() == 1);
+    let written = stuff(&mut stream) + 1;
+    stream.write(77);
+    stream.pump(&mut [&mut mirror], "the newest", |_, m| m[0].stats.source_counter.load(Relaxed) == written);
+    let skipped = mirror.stats.mirror_busy.load(Relaxed);
+    assert_eq!((mirror.pixel(), mirror.lost()), (77, skipped), "none was left out");
+    assert_eq!(stream.started.stats.queue_full.load(Relaxed), 0);
+}
+
+#[test]
+fn a_mirror_that_stood_still_for_long_gets_the_newest_frame_without_another_being_written() {
+    let mut stream = Stream::new(8);
+    let mut mirror = stream.follow("m");
+    stream.pump(&mut [&mut mirror], "a first frame", |_, m| m[0].frames() == 1);
+    let written = stuff(&mut stream) + 20;
+    (0..20).for_each(|_| stream.write(88));
+    stream.pump(&mut [&mut mirror], "the newest", |_, m| m[0].stats.source_counter.load(Relaxed) == written);
+    assert_eq!(
+        (mirror.pixel(), mirror.stats.queue_full.load(Relaxed)),
+        (88, 20),
+        "all that waited but the newest"
+    );
+    assert_eq!(stream.started.stats.lapped.load(Relaxed), 0);
+    assert_eq!(mirror.frames() + mirror.lost(), written + 1, "no frame is unaccounted for");
+}
+
 #[test]
 fn what_was_written_while_nobody_listened_is_not_lost_and_its_age_is_no_latency() {
     let mut stream = Stream::new(1);
