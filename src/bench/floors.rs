@@ -145,8 +145,9 @@ fn both(receive: impl FnOnce() -> Result<Hop> + Send, send: impl FnOnce() -> Res
 pub fn tcp_hop(ask: Ask, waiting: Waiting) -> Result<Hop> {
     let wrong = |why: io::Error| failed("measure a bare TCP hop")(&why);
     let listener = TcpListener::bind("127.0.0.1:0").map_err(wrong)?;
-    let sender = TcpStream::connect(listener.local_addr().map_err(wrong)?).map_err(wrong)?;
-    let receiver = listener.accept().map_err(wrong)?.0;
+    tcp::send_at_once(&listener); // as a publisher's
+    let receiver = TcpStream::connect(listener.local_addr().map_err(wrong)?).map_err(wrong)?;
+    let sender = listener.accept().map_err(wrong)?.0;
     let (smallest, largest) = limits::SOCKET_BUFFER_BYTES;
     for stream in [&sender, &receiver] {
         tcp::prepare(stream, (2 * ask.frame_bytes).clamp(smallest, largest)).map_err(wrong)?;

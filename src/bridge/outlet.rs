@@ -54,6 +54,7 @@ impl Outlet {
         for port in ports {
             let bound = TcpListener::bind((ip, port)).and_then(|listener| {
                 listener.set_nonblocking(true)?;
+                tcp::send_at_once(&listener);
                 Ok(listener)
             });
             match bound {

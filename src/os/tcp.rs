@@ -57,6 +57,30 @@ pub fn connect(to: SocketAddrV4, buffer_bytes: usize) -> io::Result<TcpStream> {
 /// What was sent and is not acknowledged for so long ends a connection: the only way to notice a peer that vanished.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
+/// Ways to control congestion that send what may be sent at once, the better one first.
+const UNPACED: [&str; 2] = ["cubic", "reno"];
+
+/// A frame leaves as soon as the other end takes it. Where a host has BBR for all (`net.ipv4.tcp_congestion_control`), the
+/// kernel spreads a frame over time, at a rate that it has to find out. To be said before there is a connection; of a
+/// listener those have it that come to it. Where the kernel refuses, frames leave as it likes.
+pub fn send_at_once(socket: &impl AsRawFd) {
+    for name in UNPACED {
+        // SAFETY: an open descriptor, and a text of that length for the call.
+        let code = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_CONGESTION,
+                name.as_ptr().cast(),
+                name.len() as libc::socklen_t,
+            )
+        };
+        if code == 0 {
+            return;
+        }
+    }
+}
+
 /// No waiting, no delay, buffers of this many bytes, and an end when nothing is acknowledged any more.
 pub fn prepare(stream: &TcpStream, buffer_bytes: usize) -> io::Result<()> {
     stream.set_nonblocking(true)?;
@@ -88,6 +112,29 @@ mod tests {
     use crate::os::poll;
     use std::io::{Read, Write};
     use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn who_comes_to_a_listener_that_sends_at_once_is_sent_to_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        send_at_once(&listener);
+        let _other_end = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let mut name = [0u8; 16];
+        let mut length = name.len() as libc::socklen_t;
+        // SAFETY: an open descriptor, and a buffer of that length for the answer.
+        let code = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_CONGESTION,
+                name.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        assert_eq!(code, 0);
+        let name = std::str::from_utf8(&name).unwrap().trim_end_matches('\0');
+        assert!(UNPACED.contains(&name), "{name}");
+    }
 
     #[test]
     fn a_connection_is_made_without_waiting_and_a_refused_one_says_so() {
