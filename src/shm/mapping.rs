@@ -22,6 +22,10 @@ const LANES: usize = 7;
 /// Smaller frames gain nothing.
 const LANES_FROM_BYTES: usize = 48 * 1024;
 
+/// Frames so large are written past the caches, which could not keep them: what stood there need not be fetched first. 16 MB
+/// take 1.2 ms so instead of 1.8, and who reads them next, on another core, takes 1.75 instead of 1.55.
+const PAST_CACHES_FROM_BYTES: usize = 4 << 20;
+
 /// A shared mapping of a whole segment. It may be sent to another thread, not shared by two.
 pub(super) struct Mapping {
     // Before the memory: fields are dropped in order, and a guard must go before its range is unmapped.
@@ -159,8 +163,21 @@ impl Mapping {
     pub fn copy_in(&self, offset: usize, from: &[u8]) {
         self.assert_writable();
         let to = self.pointer(offset, from.len());
-        // SAFETY: as copy_out, the other way. Readers in other processes know that it may change under them.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+        let (head, past_caches) = match from.len() {
+            PAST_CACHES_FROM_BYTES.. => {
+                let head = to.align_offset(LINE_BYTES);
+                (head, (from.len() - head) / LINE_BYTES * LINE_BYTES)
+            }
+            _ => (0, 0),
+        };
+        let rest = head + past_caches;
+        // SAFETY: as copy_out, the other way. Readers in other processes know that it may change under them. What goes past
+        // the caches begins at a line and is whole lines; head, lines and rest are `from`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(from.as_ptr(), to, head);
+            store_past_caches(from.as_ptr().add(head), to.add(head), past_caches);
+            std::ptr::copy_nonoverlapping(from.as_ptr().add(rest), to.add(rest), from.len() - rest);
+        }
     }
 
     /// Has the processor fetch these bytes for stores, into this core's cache. Changes nothing, and faults nowhere.
@@ -195,6 +212,29 @@ impl Mapping {
             std::sync::atomic::compiler_fence(Ordering::SeqCst);
             now == part
         })
+    }
+}
+
+/// Copies whole lines to where a line begins, and has them there before any later store.
+///
+/// # Safety
+/// As `copy_nonoverlapping`; `to` and `bytes` are multiples of [`LINE_BYTES`].
+unsafe fn store_past_caches(from: *const u8, to: *mut u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's; SSE2 is part of x86-64, and its stores have the alignment that they need.
+    unsafe {
+        use std::arch::x86_64::{_mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+        if bytes > 0 {
+            for at in (0..bytes).step_by(16) {
+                _mm_stream_si128(to.add(at).cast(), _mm_loadu_si128(from.add(at).cast()));
+            }
+            _mm_sfence();
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: the caller's.
+    unsafe {
+        std::ptr::copy_nonoverlapping(from, to, bytes);
     }
 }
 
@@ -250,6 +290,26 @@ mod tests {
             let mut copy = vec![0; length + 1];
             mapping.copy_out(5, &mut copy[..length]);
             assert!(copy[..length] == bytes[5..5 + length] && copy[length] == 0, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_goes_past_the_caches_has_every_byte_at_its_place_and_touches_no_other() {
+        let path = std::env::temp_dir().join(format!("dstest-past-caches-{}", std::process::id()));
+        let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let most = PAST_CACHES_FROM_BYTES + 200;
+        let bytes: Vec<u8> = (0..most).map(|at| (at % 251) as u8).collect();
+        let (empty, mut copy) = (vec![0; most + 400], vec![0; most + 400]);
+        allocate(&file, copy.len() as u64).unwrap();
+        let mapping = Mapping::new(&file, copy.len(), true).unwrap();
+        for (offset, length) in [(0, most), (1, most), (63, most - 64), (64, most - 137), (200, most - 200)] {
+            mapping.copy_in(0, &empty);
+            mapping.copy_in(offset, &bytes[..length]);
+            mapping.copy_out(0, &mut copy);
+            assert!(copy[offset..offset + length] == bytes[..length], "{length} at {offset}");
+            let (before, after) = (&copy[..offset], &copy[offset + length..]);
+            assert!(before.iter().chain(after).all(|byte| *byte == 0), "{length} at {offset}");
         }
     }
 
