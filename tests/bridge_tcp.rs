@@ -6,7 +6,7 @@ mod bridge;
 #[path = "common/shm.rs"]
 mod common;
 
-use bridge::{FRAME_BYTES, LOOPBACK, SHAPE, Stream};
+use bridge::{LOOPBACK, SHAPE, Stream};
 use common::{Place, spec};
 use daoserver::bridge::mirror::{Mirror, Source};
 use daoserver::bridge::stats::MirrorStats;
@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 const TCP: bool = true;
+const FRAME_BYTES: usize = 16 * 8 * 2;
 
 fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -169,4 +170,128 @@ fn questions_without_end_take_no_frame_from_anybody() {
     });
     asking.join().unwrap();
     assert_eq!(follower.lost(), 0);
+}
+
+/// A megabyte a frame, so that frames leave from where they stand, and its only mirror, which has the first of them.
+fn large(depth: u32) -> (Stream, bridge::Follower) {
+    let mut stream = Stream::with("1024x512", depth, &[]);
+    stream.write(1);
+    let mut mirror = stream.follow("m");
+    stream.pump(&mut [&mut mirror], "a first frame", |_, m| m[0].frames() == 1);
+    (stream, mirror)
+}
+
+fn copies(stream: &Stream) -> u64 {
+    stream.started.stats.copies.load(Relaxed)
+}
+
+/// Writes until a frame is on its way that the kernel does not take all of, since the mirror does not read.
+fn fill(stream: &mut Stream) -> u8 {
+    for value in 2.. {
+        stream.write(value);
+        stream.publisher.do_work().unwrap();
+        if stream.publisher.is_under_way(daoserver::os::clock::monotonic_ns()) {
+            return value;
+        }
+    }
+    unreachable!("a mirror that does not read takes everything")
+}
+
+#[test]
+fn a_large_frame_of_a_ring_leaves_from_where_it_stands_and_nothing_is_copied_but_at_the_mirror() {
+    let (mut stream, mut mirror) = large(8);
+    let before = copies(&stream);
+    for value in 2..=40 {
+        stream.write(value);
+        stream.pump(&mut [&mut mirror], "each frame", |_, m| m[0].frames() == u64::from(value));
+        assert_eq!(mirror.pixel(), value);
+    }
+    assert_eq!((copies(&stream) - before, mirror.lost(), mirror.refused()), (0, 0, 0));
+}
+
+#[test]
+fn a_large_frame_of_one_slot_or_for_two_mirrors_is_copied_once() {
+    let (mut stream, mut mirror) = large(1);
+    let before = copies(&stream);
+    stream.write(2);
+    stream.pump(&mut [&mut mirror], "the next", |_, m| m[0].frames() == 2);
+    assert_eq!(copies(&stream) - before, 1, "one slot");
+    let (mut stream, mut first) = large(8);
+    let mut second = stream.follow("n");
+    stream.pump(&mut [&mut first, &mut second], "the second's", |_, m| m[1].frames() == 1);
+    let before = copies(&stream);
+    stream.write(2);
+    stream.pump(&mut [&mut first, &mut second], "both", |_, m| m.iter().all(|m| m.pixel() == 2));
+    assert_eq!(copies(&stream) - before, 1, "two mirrors");
+}
+
+#[test]
+fn what_has_not_left_of_a_large_frame_is_copied_before_its_writer_comes_back_to_it() {
+    let (mut stream, mut mirror) = large(8);
+    let last = fill(&mut stream);
+    let before = copies(&stream);
+    for more in 1..=20 {
+        stream.write(last + more);
+        stream.publisher.do_work().unwrap();
+    }
+    assert_eq!(copies(&stream) - before, 1, "the rest of one frame");
+    // Whichever come are whole: `pixel` looks at all of them.
+    let newest = last + 20;
+    stream.pump(&mut [&mut mirror], "the newest", |_, m| m[0].pixel() == newest);
+    assert_eq!((mirror.stats.transport.load(Relaxed), mirror.refused()), (0, 0));
+    assert_eq!(mirror.frames() + mirror.lost(), u64::from(newest), "no frame is unaccounted for");
+}
+
+#[test]
+fn what_has_not_left_of_a_large_frame_is_copied_when_its_client_takes_nothing() {
+    let (mut stream, mut mirror) = large(8);
+    let last = fill(&mut stream);
+    let before = copies(&stream);
+    eventually("a copy", || {
+        stream.publisher.do_work().unwrap();
+        copies(&stream) - before == 1
+    });
+    stream.pump(&mut [&mut mirror], "the frame", |_, m| m[0].pixel() == last);
+    assert_eq!((mirror.lost(), mirror.refused()), (0, 0));
+}
+
+#[test]
+fn a_large_frame_that_its_writer_came_back_to_while_it_left_is_dropped_and_counted_and_the_stream_goes_on() {
+    let (mut stream, mut mirror) = large(4);
+    let last = fill(&mut stream);
+    // The publisher does not run meanwhile: nothing could be saved.
+    for more in 1..=4 {
+        stream.write(last + more);
+    }
+    let newest = last + 4;
+    eventually("the newest", || {
+        stream.publisher.do_work().unwrap();
+        // Message by message: each frame that it writes is whole.
+        mirror.mirror.receive_one(|_| false).unwrap();
+        mirror.pixel() == newest
+    });
+    assert!(stream.started.stats.queue_full.load(Relaxed) > 0, "the cause is named");
+    assert_eq!((mirror.stats.transport.load(Relaxed), mirror.refused()), (0, 0), "the connection stands");
+    assert_eq!(mirror.frames() + mirror.lost(), u64::from(newest), "no frame is unaccounted for");
+    stream.write(newest + 1);
+    stream.pump(&mut [&mut mirror], "the next", |_, m| m[0].pixel() == newest + 1);
+}
+
+#[test]
+fn a_segment_that_is_cut_short_while_a_frame_leaves_from_it_ends_its_publisher_and_no_more() {
+    let (mut stream, mut mirror) = large(8);
+    let last = fill(&mut stream);
+    let file = std::fs::File::options().write(true).open(stream.writer.segment().path()).unwrap();
+    file.set_len(0).unwrap();
+    let mut ended = Ok(0);
+    eventually("the publisher's end", || {
+        mirror.mirror.do_work().unwrap();
+        ended = stream.publisher.do_work();
+        ended.is_err()
+    });
+    assert_eq!(ended, Err(daoserver::bridge::worker::Ended::SegmentGone));
+    for _ in 0..1_000 {
+        mirror.mirror.do_work().unwrap();
+    }
+    assert!(mirror.pixel() < last, "what could not leave whole is nowhere");
 }

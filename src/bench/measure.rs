@@ -314,7 +314,7 @@ pub fn frames_to_try(asked_hz: f64, time: Duration) -> u64 {
 pub fn attempt(pair: &mut Pair, asked_hz: f64, time: Duration, stop: &Stop) -> Result<Attempt> {
     let begun = pair.mirror.newest().1;
     let written = frames_to_try(asked_hz, time);
-    let written_hz = paced(Pacer::new(asked_hz), written, stop, || write(pair))?;
+    let written_hz = paced(Pacer::spaced(asked_hz), written, stop, || write(pair))?;
     settle(pair)?;
     Ok(Attempt { asked_hz, written_hz, written, delivered: pair.mirror.newest().1 - begun })
 }

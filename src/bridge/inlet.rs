@@ -96,9 +96,9 @@ impl Inlet {
         }
     }
 
-    /// Is a frame waiting, or a part of one? A sign of life is none.
-    pub fn waiting(&self) -> bool {
-        self.dial().pending_bytes() + self.unread_bytes() > SIGN_OF_LIFE_BYTES_MAX
+    /// Is a frame of so many bytes waiting, all of it? Of one that has yet to come nobody knows when. A sign of life is none.
+    pub fn waiting(&self, frame_bytes: usize) -> bool {
+        self.dial().pending_bytes() + self.unread_bytes() > frame_bytes.max(SIGN_OF_LIFE_BYTES_MAX)
     }
 
     /// Bytes that the kernel has for us.

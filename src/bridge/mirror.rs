@@ -472,7 +472,7 @@ impl Worker for Mirror {
             let late = !ring
                 && messages * frame_bytes >= limits::CATCH_UP_BYTES
                 && clock::monotonic_ns() - begun_ns > CATCH_UP_NS;
-            if !self.receive_one(|inlet| late && inlet.waiting())? {
+            if !self.receive_one(|inlet| late && inlet.waiting(frame_bytes))? {
                 break;
             }
             messages += 1;

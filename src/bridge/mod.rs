@@ -1,7 +1,7 @@
 //! The data plane: publishers (segment to network), mirrors (network to segment), and the loop that runs them.
 //! Knows nothing of Redis or of the central state.
 //!
-//! On a frame's way there is no lock, no allocation of ours, no log line, and one copy of ours on each side.
+//! On a frame's way there is no lock, no allocation of ours, no log line, and at most one copy of ours on each side.
 
 pub mod backoff;
 pub mod bench;
@@ -22,6 +22,7 @@ pub mod sockets;
 pub mod stats;
 pub mod streams;
 pub mod tcp_inlet;
+pub mod unsent;
 pub mod watch;
 pub mod worker;
 pub mod zmtp_inlet;

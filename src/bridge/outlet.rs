@@ -1,7 +1,8 @@
 //! Where a publisher's frames go: one port, to which mirrors of ours come over a TCP stream, and subscribers over ZMQ, of
 //! both wires. One connection a client.
 //!
-//! A message is written by one system call, from the one buffer that the frame was copied into. What a connection cannot
+//! A message is written by one system call, from the one buffer that the frame was copied into; a large one that leaves from
+//! where it stands by two, since its trailer says whether it stood there to the end ([`crate::wire::frame::spoil`]). What a connection cannot
 //! take at once is finished later, and frames that come meanwhile are left out for it: a slow client gets the newest
 //! frame, and the others lose nothing.
 //!
@@ -10,8 +11,10 @@
 //! [`crate::wire::zmtp`] has them; the mirror's side is [`crate::bridge::zmtp_inlet`].
 
 use crate::bridge::guard::{Door, TurnedAway};
-use crate::bridge::peer::{Forms, Heard, Manners, Message, Peer};
+use crate::bridge::peer::{Forms, Heard, Manners, Peer};
+use crate::bridge::pool::SendPool;
 use crate::bridge::sockets::{answers_within, buffer_bytes};
+use crate::bridge::unsent::Message;
 use crate::limits;
 use crate::os::{clock, poll, process, tcp};
 use crate::settings::Cidr;
@@ -19,6 +22,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
@@ -115,6 +119,33 @@ impl Outlet {
     /// Is everybody who wants frames still being sent one?
     pub fn all_are_sending(&self) -> bool {
         self.peers.iter().all(|peer| peer.is_sending() || !peer.wants().any())
+    }
+
+    /// Is there one client alone, a mirror of ours that comes over TCP? Then a frame may leave from where it stands.
+    pub fn has_one_stream(&self) -> bool {
+        let mut wanting = self.peers.iter().map(Peer::wants).filter(|forms| forms.any());
+        wanting.next().is_some_and(|forms| forms.stream) && wanting.next().is_none()
+    }
+
+    /// Is a frame leaving from where it stands?
+    pub fn has_loan(&self) -> bool {
+        self.peers.iter().any(Peer::has_loan)
+    }
+
+    /// If it cannot stay there until all of it has left, its rest leaves from this range of a buffer of the pool. `true`: so
+    /// it was.
+    pub fn end_loan_in_danger(&mut self, now_ns: i64, pool: &mut SendPool, range: &Range<usize>) -> bool {
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.is_loan_in_danger(now_ns)) else {
+            return false;
+        };
+        let Some(index) = pool.acquire() else { return false };
+        peer.keep_rest(pool, index, range.clone());
+        true
+    }
+
+    /// Frames that were spoilt on their way, since the last look.
+    pub fn take_spoilt(&mut self) -> u64 {
+        self.peers.iter_mut().map(Peer::take_spoilt).sum()
     }
 
     /// Is one leaving now, part by part?

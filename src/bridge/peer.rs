@@ -3,13 +3,13 @@
 //! Who connects speaks first. A mirror of ours says [`hello`] and then nothing but [`ASK_AGAIN`]; a subscriber over ZMQ
 //! begins with the greeting of [`crate::wire::zmtp`].
 
-use crate::bridge::pool::{Held, SendPool};
-use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL, UNDER_WAY_NS};
+use crate::bridge::pool::SendPool;
+use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL};
+use crate::bridge::unsent::{Body, Message, Unsent};
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
-use crate::os::clock;
 use crate::wire::frame::{ASK_AGAIN, HEADER_BYTES, HELLO_BYTES, hello};
 use crate::wire::zmtp::{self, Conversation, Said};
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
@@ -79,74 +79,6 @@ impl Forms {
     fn beginning(prefix: &[u8]) -> Forms {
         let begins = |topic: &str| topic.as_bytes().starts_with(prefix);
         Forms { stream: false, dao: begins(TOPIC_DAO), python: begins(TOPIC_PYTHON) }
-    }
-}
-
-/// A message to be sent: a beginning, perhaps a part of a buffer, an end.
-pub struct Message<'a> {
-    /// In which form.
-    pub form: Form,
-    /// Comes first.
-    pub head: &'a [u8],
-    /// Of this pool's buffer this range: that is not copied.
-    pub body: Option<(&'a SendPool, usize, Range<usize>)>,
-    /// Comes last.
-    pub tail: &'a [u8],
-}
-
-/// What is to be sent and has not left whole.
-#[derive(Default)]
-struct Unsent {
-    head: Vec<u8>,
-    body: Option<(Held, Range<usize>)>,
-    tail: Vec<u8>,
-    /// Bytes that are gone; all of it: nothing is to be sent.
-    sent: usize,
-    total: usize,
-    begun: Option<Instant>,
-    /// When the last bytes of it went, if that was not all.
-    moved_ns: i64,
-}
-
-impl Unsent {
-    fn is_sending(&self) -> bool {
-        self.sent < self.total
-    }
-
-    fn load(&mut self, message: &Message) {
-        self.head.clear();
-        self.head.extend_from_slice(message.head);
-        self.tail.clear();
-        self.tail.extend_from_slice(message.tail);
-        self.body = message.body.as_ref().map(|(pool, index, range)| (pool.hold(*index), range.clone()));
-        let body_bytes = self.body.as_ref().map_or(0, |(_, range)| range.len());
-        (self.sent, self.total) = (0, self.head.len() + body_bytes + self.tail.len());
-        self.begun = Some(Instant::now());
-    }
-
-    /// Writes what the kernel takes. `Ok(true)`: that was all.
-    fn go(&mut self, mut stream: &TcpStream) -> io::Result<bool> {
-        let sent_before = self.sent;
-        while self.is_sending() {
-            let body = self.body.as_ref().map_or(&[][..], |(held, range)| &held.bytes()[range.clone()]);
-            let mut parts = [&self.head[..], body, &self.tail].map(IoSlice::new);
-            let mut rest = &mut parts[..];
-            IoSlice::advance_slices(&mut rest, self.sent);
-            match stream.write_vectored(rest) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => self.sent += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if self.sent > sent_before {
-                        self.moved_ns = clock::monotonic_ns();
-                    }
-                    return Ok(false);
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.body = None;
-        Ok(true)
     }
 }
 
@@ -322,13 +254,32 @@ impl Peer {
 
     /// Do its parts go one soon after the other?
     pub fn is_under_way(&self, now_ns: i64) -> bool {
-        self.is_sending() && now_ns - self.unsent.moved_ns < UNDER_WAY_NS
+        self.unsent.is_under_way(now_ns)
     }
 
     /// Has a message been on its way for longer than it may be when buffers run out?
     pub fn is_slow(&self, patience: Duration) -> bool {
-        let patience = patience + Duration::from_nanos(100 * self.unsent.total as u64);
-        self.is_sending() && self.unsent.begun.is_some_and(|begun| begun.elapsed() > patience)
+        self.unsent.is_slow(patience)
+    }
+
+    /// Is a frame leaving from where it stands?
+    pub fn has_loan(&self) -> bool {
+        self.unsent.has_loan()
+    }
+
+    /// Will its writer be there soon, or has the client taken nothing of it for a while?
+    pub fn is_loan_in_danger(&self, now_ns: i64) -> bool {
+        self.unsent.is_loan_in_danger(now_ns)
+    }
+
+    /// Its rest leaves from this range of a buffer that nobody holds.
+    pub fn keep_rest(&mut self, pool: &mut SendPool, index: usize, range: Range<usize>) {
+        self.unsent.keep_rest(pool, index, range);
+    }
+
+    /// Frames that were spoilt on their way, since the last look.
+    pub fn take_spoilt(&mut self) -> u64 {
+        self.unsent.take_spoilt()
     }
 
     /// Goes on with what has not left whole, and with our answers behind it. `Ok(true)`: all has left.
@@ -340,12 +291,8 @@ impl Peer {
         if subscriber.answers.is_empty() {
             return Ok(true);
         }
-        let unsent = &mut self.unsent;
-        std::mem::swap(&mut unsent.head, &mut subscriber.answers);
-        subscriber.answers.clear();
-        unsent.tail.clear();
-        (unsent.sent, unsent.total, unsent.begun) = (0, unsent.head.len(), Some(Instant::now()));
-        unsent.go(&self.stream)
+        self.unsent.load_answers(&mut subscriber.answers);
+        self.unsent.go(&self.stream)
     }
 
     /// Begins to send a message. `Ok(false)`: it is still at an older one.
@@ -353,7 +300,7 @@ impl Peer {
         if !self.progress()? {
             return Ok(false);
         }
-        if message.body.is_some() {
+        if !matches!(message.body, Body::None) {
             self.asks = self.asks.without(message.form);
         }
         self.unsent.load(message);

@@ -1,17 +1,19 @@
-//! One segment to the network: watches its counter, copies each frame once, sends that copy to every subscriber.
+//! One segment to the network: watches its counter, copies each frame once, sends that copy to every subscriber. A large
+//! frame of a ring, for one mirror alone over TCP, leaves from where it stands, as long as there is time for that.
 
 use crate::bridge::origins::{OWNER, Origins};
 use crate::bridge::outlet::Outlet;
-use crate::bridge::peer::{Form, Forms, Message};
+use crate::bridge::peer::{Form, Forms};
 use crate::bridge::pool::SendPool;
 use crate::bridge::stats::{PublisherStats, RateMeter};
+use crate::bridge::unsent::{Body, Message};
 use crate::bridge::watch::{WATCH_FROM, Watch};
 use crate::bridge::worker::{Ended, Worker};
 use crate::dtype::{DType, Shape};
 use crate::limits;
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
-use crate::shm::{Access, FrameMeta, OpenError, Outcome, Reader, Segment};
+use crate::shm::{Access, FrameMeta, Loan, OpenError, Outcome, Reader, Segment};
 use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES, trailer};
 use crate::wire::{pickle, zmtp};
 use std::ops::Range;
@@ -36,8 +38,20 @@ const FRAME_FIRST_NS: i64 = 20_000_000;
 const UNSUBSCRIBED_PARK: Duration = Duration::from_millis(20);
 /// So many frames wait in their segment for a client that is still being sent an older one. Of more it gets the newest.
 const WAITING_MAX: u64 = 2;
+/// Smaller frames leave sooner when they are copied: then all of the message is one system call.
+const LEND_FROM_BYTES: usize = 256 << 10;
+/// Whether a frame may stay where it stands until it has left is looked at so often.
+const LOAN_PARK: Duration = Duration::from_micros(200);
 /// The segment's file is looked at, for having been replaced, so often.
 const FILE_CHECK_NS: i64 = 200_000_000;
+
+/// What a frame is sent from.
+enum Place {
+    /// The buffer with this index, which it was copied into.
+    Buffer(usize),
+    /// The segment.
+    Slot(Loan),
+}
 
 /// The publisher of one segment. Runs on its `dao-pub-<name>` thread alone.
 pub struct Publisher {
@@ -222,6 +236,15 @@ impl Publisher {
         Ok((publisher, started))
     }
 
+    /// Sends the next unseen frame from where it stands, if that is worth it and there is time for it.
+    fn lend_and_send(&mut self) -> Result<usize, Ended> {
+        let may_lend = self.frame_bytes >= LEND_FROM_BYTES && !self.compare && self.outlet.has_one_stream();
+        match if may_lend { self.reader.lend_next() } else { None } {
+            Some((frame, loan)) => self.send_outcome(Place::Slot(loan), frame, false),
+            None => self.copy_and_send(false),
+        }
+    }
+
     /// Copies a frame and sends it. `current`: the newest frame, seen before or not; else the next unseen one.
     fn copy_and_send(&mut self, current: bool) -> Result<usize, Ended> {
         let Some(index) = self.pool.acquire() else {
@@ -236,6 +259,10 @@ impl Publisher {
         if !matches!(outcome, Outcome::Nothing) {
             self.stats.copies.fetch_add(1, Relaxed);
         }
+        self.send_outcome(Place::Buffer(index), outcome, current)
+    }
+
+    fn send_outcome(&mut self, place: Place, outcome: Outcome, current: bool) -> Result<usize, Ended> {
         let (meta, lapped, restarted) = match outcome {
             Outcome::Frame { meta, lapped, restarted } => (meta, lapped, restarted),
             Outcome::Nothing => return Ok(0),
@@ -270,7 +297,7 @@ impl Publisher {
             }
             return Ok(0);
         }
-        self.send(index, &meta, seen_ns, seen_before, current)
+        self.send(&place, &meta, seen_ns, seen_before, current)
     }
 
     /// Books frames that the source wrote and we could not have.
@@ -297,7 +324,7 @@ impl Publisher {
 
     fn send(
         &mut self,
-        index: usize,
+        place: &Place,
         meta: &FrameMeta,
         seen_ns: i64,
         seen_before: bool,
@@ -318,14 +345,16 @@ impl Publisher {
         if self.header.origin == OWNER {
             self.stats.last_local_ns.store(clock::monotonic_ns(), Relaxed);
         }
-        self.note_sent(index);
+        if let Place::Buffer(index) = place {
+            self.note_sent(*index);
+        }
         // A frame that was sent before is only for those who have come since.
         let forms = if seen_before { self.resend } else { self.outlet.subscribed() };
         if forms.dao || forms.stream {
-            self.send_dao(index, forms, seen_before);
+            self.send_dao(place, forms, seen_before);
         }
-        if forms.python {
-            self.send_python(index, seen_before);
+        if let (Place::Buffer(index), true) = (place, forms.python) {
+            self.send_python(*index, seen_before);
         }
         (self.resend, self.away) = (Forms::default(), false);
         let count = if seen_before { &self.stats.resent } else { &self.stats.frames };
@@ -333,7 +362,7 @@ impl Publisher {
         Ok(1)
     }
 
-    fn send_dao(&mut self, index: usize, forms: Forms, only_asking: bool) {
+    fn send_dao(&mut self, place: &Place, forms: Forms, only_asking: bool) {
         let now_ns = clock::monotonic_ns();
         self.reader.segment().copy_keywords_raw(&mut self.keywords_now);
         let keywords_due =
@@ -345,7 +374,10 @@ impl Publisher {
             self.keywords.copy_from_slice(&self.keywords_now);
             self.next_keywords_ns = now_ns + limits::ALIVE_INTERVAL.as_nanos() as i64;
         }
-        if let Some(head) = self.pool.buffer_mut(index).first_chunk_mut() {
+        // Before anybody holds it.
+        if let Place::Buffer(index) = place
+            && let Some(head) = self.pool.buffer_mut(*index).first_chunk_mut()
+        {
             self.header.encode(head);
         }
         let keywords = if self.header.keywords_follow { &self.keywords_now[..] } else { &[] };
@@ -356,18 +388,21 @@ impl Publisher {
             self.tail.clear();
             self.tail.extend_from_slice(keywords);
             self.tail.extend_from_slice(&trailer(self.header.seq));
-            let body = Some((&self.pool, index, PIXEL_OFFSET..end));
+            let body = match place {
+                Place::Buffer(index) => Body::Buffer(&self.pool, *index, PIXEL_OFFSET..end),
+                Place::Slot(loan) => Body::Lent(loan.clone()),
+            };
             let message = Message { form: Form::Stream, head: &self.head, body, tail: &self.tail };
             left_out += self.outlet.send(&message, only_asking);
         }
-        if forms.dao {
+        if let (Place::Buffer(index), true) = (place, forms.dao) {
             zmtp::begin_message(&mut self.head, TOPIC_DAO, end, !keywords.is_empty());
             self.tail.clear();
             if !keywords.is_empty() {
                 zmtp::begin_part(&mut self.tail, keywords.len(), false);
                 self.tail.extend_from_slice(keywords);
             }
-            let body = Some((&self.pool, index, 0..end));
+            let body = Body::Buffer(&self.pool, *index, 0..end);
             let message = Message { form: Form::Dao, head: &self.head, body, tail: &self.tail };
             left_out += self.outlet.send(&message, only_asking);
         }
@@ -382,7 +417,7 @@ impl Publisher {
     /// The pickle stands in the buffer already, around the pixels: nothing is copied again.
     fn send_python(&mut self, index: usize, only_asking: bool) {
         zmtp::begin_message(&mut self.head, TOPIC_PYTHON, self.pickle.len(), false);
-        let body = Some((&self.pool, index, self.pickle.clone()));
+        let body = Body::Buffer(&self.pool, index, self.pickle.clone());
         let message = Message { form: Form::Python, head: &self.head, body, tail: &[] };
         if self.outlet.send(&message, only_asking) > 0 {
             self.stats.python_queue_full.fetch_add(1, Relaxed);
@@ -400,13 +435,15 @@ impl Publisher {
         };
         begin_stream(&mut self.head, &alive);
         let tail = trailer(self.header.seq);
-        self.outlet.send(&Message { form: Form::Stream, head: &self.head, body: None, tail: &tail }, false);
+        self.outlet
+            .send(&Message { form: Form::Stream, head: &self.head, body: Body::None, tail: &tail }, false);
         let mut message = [0; PIXEL_OFFSET];
         if let Some(head) = message.first_chunk_mut() {
             alive.encode(head);
         }
         zmtp::begin_message(&mut self.head, TOPIC_DAO, message.len(), false);
-        self.outlet.send(&Message { form: Form::Dao, head: &self.head, body: None, tail: &message }, false);
+        self.outlet
+            .send(&Message { form: Form::Dao, head: &self.head, body: Body::None, tail: &message }, false);
     }
 
     /// The write-back of a mirror: frames that a program on this machine wrote, and no others.
@@ -440,7 +477,7 @@ impl Publisher {
         if self.origins.of(meta.cnt0).is_some() {
             return Ok(false);
         }
-        self.send(index, &meta, clock::realtime_ns(), false, false)?;
+        self.send(&Place::Buffer(index), &meta, clock::realtime_ns(), false, false)?;
         Ok(true)
     }
 
@@ -494,7 +531,7 @@ impl Publisher {
         self.stats.copies.fetch_add(1, Relaxed);
         let hash = hash(pixels);
         if self.sent_hash.replace(hash).is_some_and(|sent| sent != hash) && self.outlet.subscribed().any() {
-            self.send(index, &meta, clock::realtime_ns(), false, false)?;
+            self.send(&Place::Buffer(index), &meta, clock::realtime_ns(), false, false)?;
         }
         Ok(())
     }
@@ -558,8 +595,15 @@ fn begin_stream(out: &mut Vec<u8>, header: &FrameHeader) {
 
 impl Worker for Publisher {
     fn do_work(&mut self) -> Result<usize, Ended> {
-        self.housekeeping(clock::monotonic_ns())?;
+        let now_ns = clock::monotonic_ns();
+        self.housekeeping(now_ns)?;
+        let pixels = PIXEL_OFFSET..PIXEL_OFFSET + self.frame_bytes;
+        if self.outlet.end_loan_in_danger(now_ns, &mut self.pool, &pixels) {
+            self.stats.copies.fetch_add(1, Relaxed);
+        }
         self.outlet.progress();
+        let spoilt = self.outlet.take_spoilt();
+        self.count_queue_full(spoilt);
         if self.back.is_some() {
             return self.write_back();
         }
@@ -579,7 +623,7 @@ impl Worker for Publisher {
                     let passed_over = self.reader.catch_up(WAITING_MAX);
                     self.count_unqueued(passed_over);
                 }
-                self.copy_and_send(false)
+                self.lend_and_send()
             }
             _ if self.resend.any() => self.copy_and_send(true),
             _ => Ok(0),
@@ -609,6 +653,7 @@ impl Worker for Publisher {
                 // What woke us may be a subscriber.
                 self.next_subscription_poll_ns = 0;
             }
+            _ if self.outlet.has_loan() => self.outlet.wait(time.min(LOAN_PARK)),
             _ => self.outlet.wait(time.min(WATCH_FROM)),
         }
     }

@@ -2,7 +2,9 @@
 
 use crate::bridge::dial::{Dial, Got};
 use crate::bridge::inlet::Taken;
-use crate::wire::frame::{ASK_AGAIN, HEADER_BYTES, Refused, TRAILER_BYTES, hello, stream_length, trailer};
+use crate::wire::frame::{
+    ASK_AGAIN, HEADER_BYTES, Refused, TRAILER_BYTES, hello, spoil, stream_length, trailer,
+};
 use std::net::Ipv4Addr;
 
 /// A mirror's side.
@@ -47,7 +49,11 @@ impl TcpInlet {
                 None => HEADER_BYTES + self.frame_bytes + TRAILER_BYTES,
             };
             if bytes.len() >= HEADER_BYTES && bytes.len() >= wanted {
-                return self.give(wanted);
+                if let Some(taken) = self.give(wanted) {
+                    return taken;
+                }
+                self.dial.cut(0..wanted);
+                continue;
             }
             match self.dial.read(wanted) {
                 Got::Some => {}
@@ -56,14 +62,21 @@ impl TcpInlet {
         }
     }
 
-    fn give(&mut self, total: usize) -> Taken {
+    /// `None`: of a frame that was spoilt on its way nothing is left.
+    fn give(&mut self, total: usize) -> Option<Taken> {
         let bytes = self.dial.bytes();
         let seq = bytes[32..40].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        if bytes[total - TRAILER_BYTES..total] != trailer(seq) {
-            return self.refuse(Refused::BadParts);
+        let (end, whole) = (&bytes[total - TRAILER_BYTES..total], trailer(seq));
+        let mut spoilt = whole;
+        spoil(&mut spoilt);
+        if *end != whole && *end != spoilt {
+            return Some(self.refuse(Refused::BadParts));
+        }
+        if *end == spoilt {
+            return None;
         }
         self.dial.give(total);
-        Taken::Message
+        Some(Taken::Message)
     }
 
     fn refuse(&mut self, why: Refused) -> Taken {

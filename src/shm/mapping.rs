@@ -1,15 +1,15 @@
 //! Checked access to mapped bytes that other processes write at the same time.
 //!
 //! No reference to the bytes ever leaves this file, except to single atomics: fields are loaded and stored as
-//! atomics, pixels are copied between the mapping and private memory. Offsets are checked; one out of range
-//! is a bug of ours.
-#![allow(unsafe_code)] // raw pointers into the mapping
+//! atomics, pixels are copied between the mapping and private memory, or by the kernel into a descriptor. Offsets are
+//! checked; one out of range is a bug of ours.
+#![allow(unsafe_code)] // raw pointers into the mapping, writev
 
 use super::error::OpenError;
 use super::fault::Guard;
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// Bytes that one look of [`Mapping::matches`] compares: a cache line.
@@ -26,14 +26,12 @@ const LANES_FROM_BYTES: usize = 48 * 1024;
 /// take 1.2 ms so instead of 1.8, and who reads them next, on another core, takes 1.75 instead of 1.55.
 const PAST_CACHES_FROM_BYTES: usize = 4 << 20;
 
-/// A shared mapping of a whole segment. It may be sent to another thread, not shared by two.
+/// A shared mapping of a whole segment.
 pub(super) struct Mapping {
     // Before the memory: fields are dropped in order, and a guard must go before its range is unmapped.
     guard: Guard,
     memory: MmapRaw,
     writable: bool,
-    // Two threads in one mapping would be sound, but nothing here is meant for it.
-    _not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
 
 impl Mapping {
@@ -44,7 +42,7 @@ impl Mapping {
         let memory = if writable { options.map_raw(file) } else { options.map_raw_read_only(file) };
         let memory = memory.map_err(|error| OpenError::io("map", &error))?;
         let guard = Guard::new(memory.as_ptr() as usize, bytes)?;
-        Ok(Mapping { guard, memory, writable, _not_sync: std::marker::PhantomData })
+        Ok(Mapping { guard, memory, writable })
     }
 
     /// Did the file shrink under the mapping? Then what was read is zeros in part, and what was written is
@@ -157,6 +155,25 @@ impl Mapping {
             }
             std::ptr::copy_nonoverlapping(from.add(lanes_bytes), rest.as_mut_ptr(), rest.len());
         }
+    }
+
+    /// Has the kernel take `before` and then these bytes, as many of them as it does in one call. They may change meanwhile,
+    /// as in [`Mapping::copy_out`]; where the file shrank it takes those before, or refuses.
+    pub fn write_out(
+        &self,
+        offset: usize,
+        bytes: usize,
+        before: &[u8],
+        to: &impl AsRawFd,
+    ) -> std::io::Result<usize> {
+        let parts = [
+            libc::iovec { iov_base: before.as_ptr().cast_mut().cast(), iov_len: before.len() },
+            libc::iovec { iov_base: self.pointer(offset, bytes).cast(), iov_len: bytes },
+        ];
+        // SAFETY: an open descriptor, and two ranges that are valid for their length (the mapping's is checked), from which
+        // the kernel only reads; a page of it that is gone is an error of the call, not a signal.
+        let taken = unsafe { libc::writev(to.as_raw_fd(), parts.as_ptr(), parts.len() as libc::c_int) };
+        usize::try_from(taken).map_err(|_| std::io::Error::last_os_error())
     }
 
     /// Copies bytes in.

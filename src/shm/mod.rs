@@ -14,6 +14,7 @@
 //! | `mapping` | checked, atomic and volatile access to mapped bytes |
 //! | `segment` | an open segment |
 //! | `reader` | consistent copies of frames |
+//! | `loan` | a ring's frame that leaves from where it stands |
 //! | `writer` | frames in, in the library's order |
 //! | `semaphore` | the named semaphores beside a segment |
 //! | `create` | new segments, and their removal |
@@ -24,6 +25,7 @@ mod error;
 mod fault;
 mod keyword;
 mod layout;
+mod loan;
 mod mapping;
 mod probe;
 mod reader;
@@ -35,6 +37,7 @@ pub use create::{CreateError, check_own, create, remove, remove_unfinished};
 pub use error::{Advice, OpenError};
 pub use keyword::{KEYWORD_BYTES, Keyword, KeywordValue};
 pub use layout::{Layout, SegmentSpec};
+pub use loan::Loan;
 pub use probe::{Facts, Identity, ScanEntry, newest_layout, probe, scan, short};
 pub use reader::{Outcome, Reader};
 pub use segment::{Access, FrameMeta, Segment};

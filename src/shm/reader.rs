@@ -35,7 +35,9 @@
 //! Whoever changes an order here changes it there.
 
 use super::layout::at;
+use super::loan::Loan;
 use super::segment::{FrameMeta, Segment};
+use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 /// Cache lines that the witness compares.
@@ -87,7 +89,7 @@ enum Copied {
 
 /// Follows one segment, on one thread.
 pub struct Reader {
-    segment: Segment,
+    segment: Arc<Segment>,
     /// Counter of the frame returned last, 0 before the first.
     seen: u64,
     /// Was any frame returned? A segment that was never written has one too, with counter 0.
@@ -102,7 +104,14 @@ impl Reader {
     /// Starts at the newest frame: that is the first that `read_next` gives.
     pub fn new(segment: Segment) -> Reader {
         let creation = segment.creation();
-        Reader { segment, seen: 0, started: false, creation, restarted: false, held: (0, 0) }
+        Reader {
+            segment: Arc::new(segment),
+            seen: 0,
+            started: false,
+            creation,
+            restarted: false,
+            held: (0, 0),
+        }
     }
 
     /// The segment.
@@ -140,6 +149,29 @@ impl Reader {
             }
         }
         self.trouble().unwrap_or(Outcome::Busy)
+    }
+
+    /// The next frame as [`Reader::read_next`] has it, where it stands instead of a copy. `None`: there is none, or the writer
+    /// will soon be where it stands; then it is to be copied.
+    pub fn lend_next(&mut self) -> Option<(Outcome, Loan)> {
+        if self.trouble().is_some() {
+            return None;
+        }
+        let newest = self.segment.newest();
+        self.note_restart(newest.1);
+        if newest.1 == self.seen {
+            return None;
+        }
+        let (slot, counter) = self.choose(newest, 0);
+        let meta = self.segment.meta(slot);
+        let loan = Loan::new(Arc::clone(&self.segment), slot, counter);
+        if self.writing(slot) || !loan.has_time() {
+            return None;
+        }
+        match self.deliver(slot, meta) {
+            frame @ Outcome::Frame { .. } => Some((frame, loan)),
+            _ => None,
+        }
     }
 
     /// The newest frame, whether it was returned before or not, and even if none was ever written (cnt0 is 0

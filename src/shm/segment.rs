@@ -29,7 +29,7 @@ pub struct FrameMeta {
     pub atime_ns: i64,
 }
 
-/// An open segment. May be moved between threads; one thread uses it at a time.
+/// An open segment. One thread uses it at a time.
 pub struct Segment {
     pub(super) mapping: Mapping,
     spec: SegmentSpec,

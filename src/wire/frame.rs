@@ -217,6 +217,12 @@ pub fn trailer(seq: u64) -> [u8; TRAILER_BYTES] {
     (seq ^ u64::from_le_bytes(*b"DAOfDAOf")).to_le_bytes()
 }
 
+/// Makes the trailer that ends a message say that its pixels are no frame: the writer came to where they stood before all
+/// of them had left.
+pub fn spoil(message: &mut [u8]) {
+    message.iter_mut().rev().take(TRAILER_BYTES).for_each(|byte| *byte = !*byte);
+}
+
 /// What a mirror says first on a TCP stream: `DAOt`, version, two bytes 0, the boot id of the publisher that it wants.
 /// Then nothing but [`ASK_AGAIN`].
 pub fn hello(boot_id: u64) -> [u8; HELLO_BYTES] {

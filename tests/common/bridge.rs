@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 pub const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 pub const SHAPE: &str = "16x8";
-pub const FRAME_BYTES: usize = 16 * 8 * 2;
 
 /// A port that was free a moment ago.
 pub fn port() -> u16 {
@@ -28,7 +27,7 @@ pub fn port() -> u16 {
 
 pub struct Stream {
     place: Place,
-    writer: Writer,
+    pub writer: Writer,
     pub publisher: Publisher,
     pub started: Started,
 }
@@ -45,19 +44,24 @@ impl Stream {
     }
 
     fn with_keywords(depth: u32, keywords: &[Keyword]) -> Stream {
+        Stream::with(SHAPE, depth, keywords)
+    }
+
+    pub fn with(shape: &str, depth: u32, keywords: &[Keyword]) -> Stream {
         let place = Place::new();
         let path = place.path("src");
-        let mut spec = spec(SHAPE, DType::U16, depth);
+        let mut spec = spec(shape, DType::U16, depth);
         spec.keywords = keywords.len() as u16;
         let writer = Writer::new(shm::create(&path, &spec, keywords).unwrap()).unwrap();
-        let outlet = Outlet::bind(LOOPBACK, [port()].into_iter(), FRAME_BYTES, TCP, Vec::new()).unwrap();
+        let outlet =
+            Outlet::bind(LOOPBACK, [port()].into_iter(), spec.frame_bytes(), TCP, Vec::new()).unwrap();
         let (publisher, started) = Publisher::new(&path, outlet, Arc::new(Origins::default()), None).unwrap();
         Stream { place, writer, publisher, started }
     }
 
     pub fn follow(&self, name: &str) -> Follower {
-        let mut spec = spec(SHAPE, DType::U16, 1);
-        spec.keywords = self.started.keywords;
+        let mut spec = self.writer.segment().spec().clone();
+        spec.depth = 1;
         self.follow_with(name, &spec, self.started.boot_id)
     }
 
@@ -77,7 +81,7 @@ impl Stream {
     }
 
     pub fn write(&mut self, value: u8) {
-        self.writer.write(&[value; FRAME_BYTES]).unwrap();
+        self.writer.write(&vec![value; self.writer.segment().spec().frame_bytes()]).unwrap();
     }
 
     pub fn published(&self) -> u64 {
@@ -111,8 +115,8 @@ impl Follower {
     }
 
     pub fn pixel(&self) -> u8 {
-        let mut buffer = vec![0; FRAME_BYTES];
         let mut reader = shm::Reader::new(Segment::open(&self.path, Access::Read).unwrap());
+        let mut buffer = vec![0; reader.segment().spec().frame_bytes()];
         assert!(matches!(reader.read_newest(&mut buffer), shm::Outcome::Frame { .. }));
         assert!(buffer.iter().all(|byte| *byte == buffer[0]), "a torn frame");
         buffer[0]
