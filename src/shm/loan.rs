@@ -2,27 +2,30 @@
 //!
 //! A writer goes from slot to slot. It begins to write into this one after it has counted `depth - 1` frames more; until
 //! that is seen, whatever was read here was the frame. So there is time as long as the ring's next turn is not near, and
-//! whether there was enough is known afterwards. While little is left, the rest is to be copied.
+//! whether there was enough is known afterwards (`tests/models/frame.pml`, `LENT`). While little is left, the rest is to be copied.
 
-use super::segment::Segment;
+use super::segment::{FrameMeta, Segment};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+
+/// In a smaller ring the writer is always near.
+pub(super) const LENT_DEPTH_MIN: u32 = 4;
 
 /// Where a frame stands. The mapping stays for as long as this lives.
 #[derive(Clone)]
 pub struct Loan {
     segment: Arc<Segment>,
     slot: u32,
-    counter: u64,
+    meta: FrameMeta,
     creation: u64,
 }
 
 impl Loan {
-    pub(super) fn new(segment: Arc<Segment>, slot: u32, counter: u64) -> Loan {
+    pub(super) fn new(segment: Arc<Segment>, slot: u32, meta: FrameMeta) -> Loan {
         let creation = segment.creation();
-        Loan { segment, slot, counter, creation }
+        Loan { segment, slot, meta, creation }
     }
 
     /// Frames that the writer has finished since. `None`: it may have begun to write here, or the segment is another.
@@ -30,8 +33,11 @@ impl Loan {
         // What was read before the counters. Partner: the writer's fence between its flag and its pixels.
         fence(Ordering::SeqCst);
         let segment = &self.segment;
-        let since = segment.newest().1.checked_sub(self.counter)?;
-        let same = segment.cnt0(self.slot) == self.counter
+        let since = segment.newest().1.checked_sub(self.meta.cnt0)?;
+        // What has been counted tells how far the writer is, but for the first turn after one died before it counted: its
+        // successor gives counters that were given before. Flag and time tell them apart.
+        let same = !segment.writing(self.slot)
+            && segment.meta(self.slot) == self.meta
             && segment.creation() == self.creation
             && !segment.shape_changed()
             && !segment.lost();

@@ -35,7 +35,7 @@
 //! Whoever changes an order here changes it there.
 
 use super::layout::at;
-use super::loan::Loan;
+use super::loan::{LENT_DEPTH_MIN, Loan};
 use super::segment::{FrameMeta, Segment};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -154,7 +154,7 @@ impl Reader {
     /// The next frame as [`Reader::read_next`] has it, where it stands instead of a copy. `None`: there is none, or the writer
     /// will soon be where it stands; then it is to be copied.
     pub fn lend_next(&mut self) -> Option<(Outcome, Loan)> {
-        if self.trouble().is_some() {
+        if self.trouble().is_some() || self.segment.spec().depth < LENT_DEPTH_MIN {
             return None;
         }
         let newest = self.segment.newest();
@@ -164,8 +164,8 @@ impl Reader {
         }
         let (slot, counter) = self.choose(newest, 0);
         let meta = self.segment.meta(slot);
-        let loan = Loan::new(Arc::clone(&self.segment), slot, counter);
-        if self.writing(slot) || !loan.has_time() {
+        let loan = Loan::new(Arc::clone(&self.segment), slot, meta);
+        if meta.cnt0 != counter || !loan.has_time() {
             return None;
         }
         match self.deliver(slot, meta) {
@@ -285,17 +285,12 @@ impl Reader {
         Stamp { meta: self.segment.meta(slot), parts }
     }
 
-    fn writing(&self, slot: u32) -> bool {
-        let block = self.segment.spec().metadata_offset(slot);
-        self.segment.mapping.load8(block + at::WRITE) != 0
-    }
-
     /// Copies the frame with this counter out of a slot, with the checks at the head of this file.
     fn copy(&self, slot: u32, counter: u64, buffer: &mut [u8]) -> Copied {
         // The caller's mistake, not the file's: it has the spec.
         assert_eq!(buffer.len(), self.segment.spec().frame_bytes(), "the buffer is no frame");
         let mut looks = 0;
-        while self.writing(slot) {
+        while self.segment.writing(slot) {
             looks += 1;
             if looks == WRITE_LOOKS {
                 return Copied::Torn;
@@ -316,7 +311,7 @@ impl Reader {
             // pixels.
             fence(Ordering::SeqCst);
             // A ring's slot before its stamp: a writer that finishes between the two looks has changed the stamp.
-            !self.writing(slot) && !self.segment.unfinished(slot) && self.stamp(slot) == stamp
+            !self.segment.writing(slot) && !self.segment.unfinished(slot) && self.stamp(slot) == stamp
         };
         let mut done = 0;
         for chunk in buffer.chunks_mut(CHUNK_BYTES) {

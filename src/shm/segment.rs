@@ -127,6 +127,11 @@ impl Segment {
         self.mapping.load64(self.spec.metadata_offset(slot) + at::CNT0)
     }
 
+    /// Is `write` set in this slot?
+    pub(super) fn writing(&self, slot: u32) -> bool {
+        self.mapping.load8(self.spec.metadata_offset(slot) + at::WRITE) != 0
+    }
+
     /// The slot that was last written, as the header says: may be out of range if somebody writes garbage.
     pub(super) fn last_written(&self) -> u32 {
         self.spec.layout.depth_offset().map_or(0, |offset| self.mapping.load32(offset + 4))

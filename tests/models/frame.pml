@@ -21,6 +21,10 @@
  * PARTS: frames come in two packets, write=1, part, packetNb, write=0, and then as above (daoShmImagePart2Shm).
  * QUIET: every other frame has no time and no counter, only write=1, pixels, write=0 (daoShmImage2ShmQuiet).
  *
+ * LENT: the reader takes a ring's frame from where it stands, as src/shm/loan.rs does, and looks afterwards whether the
+ * writer may have been there. It has no window, since it does not ask whether the writer is there, but whether it can be;
+ * but for the first turn after a writer died before it counted.
+ *
  * THE WINDOW. Between write=0 and the time, the writer's next store but one, new pixels stand under the old time and
  * counter. A writer that overtook the reader's copy and is interrupted there has left no mark on the header. The
  * witness sees it, unless the frame is LARGE. So a torn frame is accepted in one window only: LARGE, and the writer
@@ -31,7 +35,7 @@
  *
  * -DWINDOW_TOO asserts that no torn frame is accepted in the window either, -DDIED_TOO that none is used after a writer
  * died in it: spin must find that they are. So it must with each of these, which takes a check away from the reader:
- * NO_FLAG, NO_STAMP, NO_WITNESS, NO_UNFINISHED, NO_STILL_WHOLE; and with STAMP_FIRST, which looks whether a ring's slot is
+ * NO_FLAG, NO_STAMP, NO_WITNESS, NO_UNFINISHED, NO_STILL_WHOLE, and of a LENT frame NO_DISTANCE; and with STAMP_FIRST, which looks whether a ring's slot is
  * unfinished only after the stamp, as the reader once did: the writer may have finished in between.
  */
 #define LIBRARY 1
@@ -206,16 +210,35 @@ inline look_if_untouched() {
 }
 
 /* Segment::newest. */
-inline load_newest() {
-    slot = last;
-    counter = cnt0[slot];
+inline load_newest_of(at, count) {
+    at = last;
+    count = cnt0[at];
 #if DEPTH > 1 && !defined(NO_UNFINISHED)
-    c1 = cnt0[BEFORE(slot)];
+    c1 = cnt0[BEFORE(at)];
     if
-    :: counter < c1 -> slot = BEFORE(slot); counter = c1
+    :: count < c1 -> at = BEFORE(at); count = c1
     :: else
     fi;
     c1 = 0
+#endif
+}
+inline load_newest() { load_newest_of(slot, counter) }
+
+/* Loan::since: `ok` if the writer cannot have begun to write there. */
+inline look_how_far() {
+    load_newest_of(p1, t1);
+#ifdef NO_DISTANCE
+    ok = true;
+#else
+    ok = (t1 >= counter && t1 - counter + 1 < DEPTH);
+#endif
+    d_step { p1 = 0; t1 = 0 };
+#ifndef NO_FLAG
+    ok = ok && !writing[slot];
+#endif
+    d_step { ok = ok && cnt0[slot] == counter; in_window = uncounted[slot] };
+#ifndef NO_STAMP
+    d_step { ok = ok && time[slot] == t0; in_window = in_window || uncounted[slot] }
 #endif
 }
 
@@ -247,7 +270,9 @@ active proctype reader() {
         d_step { attempt = 0; slot = 0; counter = 0; unfinished = false };
         if
         :: newest_wanted = false /* Reader::read_next */
+        #ifndef LENT
         :: newest_wanted = true /* Reader::read_newest */
+#endif
         fi;
         do
         :: attempt < 4 ->
@@ -261,6 +286,32 @@ active proctype reader() {
             :: !newest_wanted && counter == seen -> break
             :: !newest_wanted && counter != seen -> choose()
             fi;
+#ifdef LENT
+            /* Reader::lend_next, and Loan. */
+            t0 = time[slot];
+            look_how_far();
+            if
+            :: !ok -> goto torn
+            :: else
+            fi;
+            if
+            :: got0 = word0[slot]; got1 = word1[slot]
+            :: got1 = word1[slot]; got0 = word0[slot]
+            fi;
+            look_how_far();
+            if
+            :: !ok -> goto torn
+            :: else
+            fi;
+            d_step {
+                /* Its own counter, and whole; but for one that is written right after a writer died before it counted: then
+                   what the writer has counted does not tell how far it is. */
+                assert(got0 == got1 && counter_of[got0] == counter || died_uncounted && in_window);
+                seen = counter; started = true; restarted = false;
+                ok = false; got0 = 0; got1 = 0; in_window = false; t0 = 0
+            };
+            break;
+#endif
             /* Reader::copy. Waiting for `write` is looking a little later; giving up is starting over. */
             if
             :: !writing[slot]
