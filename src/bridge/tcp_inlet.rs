@@ -52,8 +52,9 @@ impl TcpInlet {
                 if let Some(taken) = self.give(wanted) {
                     return taken;
                 }
+                // One at a time: who sends nothing else does not keep us here.
                 self.dial.cut(0..wanted);
-                continue;
+                return Taken::Nothing;
             }
             match self.dial.read(wanted) {
                 Got::Some => {}
