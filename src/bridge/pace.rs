@@ -240,17 +240,17 @@ impl Pace {
             // Whoever the frame went to may wait for this very core, and to fall asleep takes another ten microseconds.
             _ if std::mem::take(&mut self.worked) => Idle::Yield,
             Polling::Spin => self.spin(SPINS_A_YIELD),
-            Polling::Sleep if !self.keeps_rhythm() => self.backoff.idle(),
+            Polling::Sleep if !self.keeps_rhythm() => self.back_off(),
             _ => match self.rhythm.phase(now_ns) {
                 Some(Phase::Ahead { ns }) if ns >= SHORTEST_SLEEP_NS => park_ns(ns),
                 Some(Phase::Ahead { .. } | Phase::Near) if self.polling == Polling::Sleep => NEAR_PARK.into(),
                 Some(Phase::Ahead { .. }) => Idle::Spin,
                 Some(Phase::Near) => self.spin(NEAR_SPINS_A_YIELD),
-                Some(Phase::Late { next_in_ns }) => match self.backoff.idle() {
+                Some(Phase::Late { next_in_ns }) => match self.back_off() {
                     Idle::Park(time) => time.min(Duration::from_nanos(next_in_ns.max(1) as u64)).into(),
                     other => other,
                 },
-                None => self.backoff.idle(),
+                None => self.back_off(),
             },
         };
         (self.empty_ns, self.parked) = (now_ns, matches!(idle, Idle::Park(_)));
@@ -260,6 +260,13 @@ impl Pace {
     /// Whoever is woken by the kernel, and may not spin, needs to know nothing.
     fn keeps_rhythm(&self) -> bool {
         self.polling == Polling::Adaptive || self.polling == Polling::Sleep && self.role == Role::Publisher
+    }
+
+    fn back_off(&mut self) -> Idle {
+        match self.backoff.idle() {
+            Idle::Spin => self.spin(SPINS_A_YIELD),
+            other => other,
+        }
     }
 
     fn spin(&self, spins_a_yield: u32) -> Idle {

@@ -150,6 +150,36 @@ fn after_a_frame_the_core_is_offered_once_to_whoever_waits_for_the_frame() {
     }
 }
 
+/// On a machine with fewer cores than threads that may be the writer: of a source at 1 kHz and of one that is too fast for a
+/// rhythm.
+#[test]
+fn who_waits_awake_offers_the_core_again_and_again() {
+    for polling in [Polling::Adaptive, Polling::Spin] {
+        for role in [Role::Publisher, Role::Mirror] {
+            for period_ns in [20_000, 1_000_000] {
+                let mut pace = Pace::new(polling, role);
+                let (mut now, mut spins_in_a_row, mut spins) = (0, 0, 0);
+                for arrival in every(period_ns, 1_000) {
+                    while now < arrival {
+                        match pace.idle(now) {
+                            Idle::Spin => (spins_in_a_row, spins) = (spins_in_a_row + 1, spins + 1),
+                            Idle::Yield => spins_in_a_row = 0,
+                            Idle::Park(time) => {
+                                (now, spins_in_a_row) = (arrival.min(now + time.as_nanos() as i64), 0);
+                            }
+                        }
+                        assert!(spins_in_a_row < 16, "{polling:?} {role:?} {period_ns} ns");
+                        now += LOOK_NS;
+                    }
+                    pace.on_work(now);
+                    now += LOOK_NS;
+                }
+                assert!(spins > 100, "{polling:?} {role:?} {period_ns} ns: it is never awake");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_clock_that_stands_still_or_goes_back_is_survived() {
     for role in [Role::Publisher, Role::Mirror] {
