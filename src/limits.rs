@@ -44,8 +44,14 @@ pub const PORTS_TRIED: u16 = 4_096;
 /// Bytes of frames that a one-way mirror holds, where its layout has rings: a reader that is late by a few frames misses
 /// none.
 pub const MIRROR_RING_BYTES: usize = 1 << 20;
+/// Frames in it at least: one that is shown, and one that comes.
+pub const MIRROR_DEPTH_MIN: usize = 2;
 /// Frames in it at most.
 pub const MIRROR_DEPTH_MAX: usize = 64;
+/// A frame so large goes into the mirror's ring piece by piece as it comes.
+pub const POURED_FROM_BYTES: usize = 256 * 1024;
+/// Such a piece: it is still in the core's own cache when it is copied.
+pub const PIECE_BYTES: usize = 256 * 1024;
 
 /// Bytes of a frame of `bench --to`: the owner makes room for them because another machine asks.
 pub const BENCH_FRAME_BYTES_MAX: usize = 16 << 20;

@@ -5,10 +5,13 @@
 mod bridge;
 #[path = "common/shm.rs"]
 mod common;
+#[path = "common/pieces.rs"]
+mod pieces;
 
 use bridge::{LOOPBACK, SHAPE, Stream};
 use common::{Place, spec};
-use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::mirror::Mirror;
+use daoserver::bridge::source::Source;
 use daoserver::bridge::stats::MirrorStats;
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::DType;

@@ -9,8 +9,9 @@ mod mutate;
 #[path = "common/shm.rs"]
 mod shm_common;
 
-use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::mirror::Mirror;
 use daoserver::bridge::peer::{Forms, Heard, Manners, Peer};
+use daoserver::bridge::source::Source;
 use daoserver::bridge::stats::MirrorStats;
 use daoserver::bridge::worker::Worker;
 use daoserver::dtype::{DType, Shape};

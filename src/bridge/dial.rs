@@ -22,6 +22,17 @@ pub enum Got {
     Ended,
 }
 
+/// Frames whose pixels do not wait for the rest of their message.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Pouring {
+    pub frame_bytes: usize,
+    /// They go so many at a time.
+    pub piece_bytes: usize,
+    /// Those of this message that are gone.
+    pub gone: usize,
+}
+
 /// One connection, or none yet.
 pub struct Dial {
     to: SocketAddrV4,
@@ -36,9 +47,9 @@ pub struct Dial {
     filled: Range<usize>,
     /// Bytes of the message at its beginning that was given out.
     given: usize,
-    /// Bytes that were there when this look began.
-    had: usize,
-    /// When there were more of them at the end of one.
+    /// Something has come in this look.
+    moved: bool,
+    /// When one ended in which something had.
     moved_ns: i64,
 }
 
@@ -55,7 +66,7 @@ impl Dial {
             buffer: touched(longest),
             filled: 0..0,
             given: 0,
-            had: 0,
+            moved: false,
             moved_ns: 0,
         }
     }
@@ -65,7 +76,7 @@ impl Dial {
     pub fn look(&mut self, greeting: impl FnOnce() -> Vec<u8>) -> Option<bool> {
         if self.connected {
             self.cut(0..self.given);
-            (self.given, self.had) = (0, self.filled.len());
+            (self.given, self.moved) = (0, false);
             return Some(false);
         }
         if self.stream.is_none() {
@@ -89,7 +100,7 @@ impl Dial {
     /// Ends it; another is begun after a pause.
     pub fn end(&mut self) {
         (self.stream, self.connected) = (None, false);
-        (self.filled, self.given, self.had) = (0..0, 0, 0);
+        (self.filled, self.given, self.moved) = (0..0, 0, false);
     }
 
     /// What has come and was not cut away.
@@ -112,6 +123,24 @@ impl Dial {
             self.buffer.copy_within(cut_to..end, cut_from);
             self.filled.end -= range.len();
         }
+    }
+
+    /// Takes the pixels of a frame, which begin at `from`, away piece by piece and gives them to `pour`, with their place in
+    /// the frame. `Some`: up to there bytes are wanted. `None`: all are gone.
+    pub fn pour(
+        &mut self,
+        from: usize,
+        pouring: &mut Pouring,
+        mut pour: impl FnMut(usize, &[u8]),
+    ) -> Option<usize> {
+        while pouring.gone < pouring.frame_bytes {
+            let wanted = from + pouring.piece_bytes.min(pouring.frame_bytes - pouring.gone);
+            let Some(piece) = self.bytes().get(from..wanted) else { return Some(wanted) };
+            pour(pouring.gone, piece);
+            pouring.gone += piece.len();
+            self.cut(from..wanted);
+        }
+        None
     }
 
     /// So many bytes at the beginning are a message; they stay until the next look. A connection that brings one is good:
@@ -183,10 +212,11 @@ impl Dial {
             return match stream.read(&mut self.buffer[self.filled.end..self.filled.start + up_to]) {
                 Ok(count) if count > 0 => {
                     self.filled.end += count;
+                    self.moved = true;
                     Got::Some
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if self.filled.len() > self.had {
+                    if self.moved {
                         self.moved_ns = clock::monotonic_ns();
                     }
                     Got::Nothing

@@ -1,10 +1,11 @@
 //! Where a mirror's messages come from, over either transport.
 
-use crate::bridge::dial::Dial;
-use crate::bridge::mirror::Source;
+use crate::bridge::dial::{Dial, Pouring};
+use crate::bridge::source::Source;
 use crate::bridge::tcp_inlet::TcpInlet;
 use crate::bridge::zmtp_inlet::ZmtpInlet;
-use crate::wire::frame::Refused;
+use crate::limits;
+use crate::wire::frame::{HEADER_BYTES, Refused};
 use std::time::Duration;
 
 /// Longer than any of them, over either transport.
@@ -21,6 +22,9 @@ pub enum Taken {
     Refused(Refused),
 }
 
+/// Takes pixels that do not wait for the rest of their message: its header, their place in the frame, and they.
+pub type Pour<'a> = dyn FnMut(&[u8; HEADER_BYTES], usize, &[u8]) + 'a;
+
 /// A connection to a publisher, made in the background and made again when it breaks.
 pub enum Inlet {
     /// Over ZMQ.
@@ -30,14 +34,18 @@ pub enum Inlet {
 }
 
 impl Inlet {
-    /// Connects to the source by the transport that it names.
-    pub fn connect(source: &Source, frame_bytes: usize, keywords: u16) -> Inlet {
-        let ip = source.ip;
+    /// Connects to the source by the transport that it names. With `may_pour`, pixels of large frames go as they come.
+    pub fn connect(source: &Source, frame_bytes: usize, keywords: u16, may_pour: bool) -> Inlet {
+        let pours = may_pour && source.boot_id.is_some() && frame_bytes >= limits::POURED_FROM_BYTES;
+        let pouring = pours.then_some(Pouring { frame_bytes, piece_bytes: limits::PIECE_BYTES, gone: 0 });
         match (source.tcp_port, source.boot_id) {
             (Some(port), Some(boot_id)) => {
-                Inlet::Tcp(TcpInlet::connect(ip, port, boot_id, frame_bytes, keywords))
+                Inlet::Tcp(TcpInlet::connect((source.ip, port), boot_id, frame_bytes, keywords, pouring))
             }
-            _ => Inlet::Zmq(ZmtpInlet::connect(ip, source.port, source.topic(), frame_bytes, keywords)),
+            _ => {
+                let to = (source.ip, source.port);
+                Inlet::Zmq(ZmtpInlet::connect(to, source.topic(), frame_bytes, keywords, pouring))
+            }
         }
     }
 
@@ -57,10 +65,18 @@ impl Inlet {
     }
 
     /// Takes the next message without waiting.
-    pub fn receive(&mut self) -> Taken {
+    pub fn receive(&mut self, pour: &mut Pour) -> Taken {
         match self {
-            Inlet::Zmq(inlet) => inlet.receive(),
-            Inlet::Tcp(inlet) => inlet.receive(),
+            Inlet::Zmq(inlet) => inlet.receive(pour),
+            Inlet::Tcp(inlet) => inlet.receive(pour),
+        }
+    }
+
+    /// Are the pixels of the message received last gone?
+    pub fn poured(&self) -> bool {
+        match self {
+            Inlet::Zmq(inlet) => inlet.poured(),
+            Inlet::Tcp(inlet) => inlet.poured(),
         }
     }
 
@@ -72,7 +88,7 @@ impl Inlet {
         }
     }
 
-    /// Header, room and pixels of the message received last; of Python's wire, its pickle.
+    /// Header, room and, if they are not gone, pixels of the message received last; of Python's wire, its pickle.
     pub fn body(&self) -> &[u8] {
         match self {
             Inlet::Zmq(inlet) => inlet.body(),

@@ -4,17 +4,16 @@ use crate::bridge::echoes::Echo;
 use crate::bridge::freshness::{self, Freshness};
 use crate::bridge::inlet::{Inlet, Taken};
 use crate::bridge::origins::{OWNER, Origins};
-use crate::bridge::stats::{MirrorStats, RateMeter, Wire};
+use crate::bridge::source::Source;
+use crate::bridge::stats::{MirrorStats, RateMeter};
 use crate::bridge::worker::{Ended, Worker};
 use crate::limits;
 use crate::log::Repeats;
-use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::os::clock;
 use crate::shm::{FrameMeta, Outcome, Reader, Writer};
-use crate::wire::frame::{FrameHeader, FrameKind, Refused};
+use crate::wire::frame::{FrameHeader, FrameKind, HEADER_BYTES, Refused};
 use crate::wire::loss::{Arrival, Ledger};
 use crate::wire::pickle;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -32,37 +31,15 @@ const ASK_AGAIN_NS: i64 = 250_000_000;
 /// An origin that no daemon has.
 const NOBODY: u64 = u64::MAX;
 
-/// Where a mirror gets its frames from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// The owner's address, from `dao:machines:<host>:ip`.
-    pub ip: Ipv4Addr,
-    /// The port of our connection record.
-    pub port: u16,
-    /// The port for TCP, if the owner offers it and we want it.
-    pub tcp_port: Option<u16>,
-    /// The publisher that the record names: frames of another one at the same port are not for us. `None`: a Python
-    /// daemon's record names none, and it has no other wire than [`TOPIC_PYTHON`].
-    pub boot_id: Option<u64>,
-}
-
-impl Source {
-    /// The wire that the frames come over.
-    pub fn wire(&self) -> Wire {
-        if self.boot_id.is_some() { Wire::Dao } else { Wire::Python }
-    }
-
-    /// The transport's name in `status`.
-    pub fn transport(&self) -> &'static str {
-        if self.tcp_port.is_some() { "tcp" } else { "zmq" }
-    }
-
-    /// The ZMQ topic that the frames have.
-    pub fn topic(&self) -> &'static str {
-        match self.wire() {
-            Wire::Dao => TOPIC_DAO,
-            Wire::Python => TOPIC_PYTHON,
-        }
+/// Is it of the mirror's publisher, and as the mirror is?
+fn fits(header: &FrameHeader, source: &Source, writer: &Writer) -> Result<(), Refused> {
+    let spec = writer.segment().spec();
+    if Some(header.boot_id) != source.boot_id {
+        Err(Refused::OtherPublisher)
+    } else if header.shape != spec.shape || header.dtype != spec.dtype {
+        Err(Refused::OtherShape)
+    } else {
+        Ok(())
     }
 }
 
@@ -113,7 +90,7 @@ impl Mirror {
         let keywords = freshness::of_the_source(writer.segment());
         stats.frameless_since_ns.store(0, Relaxed); // of another connection
         Mirror {
-            inlet: Inlet::connect(&source, frame_bytes, keywords),
+            inlet: Inlet::connect(&source, frame_bytes, keywords, writer.segment().spec().depth > 1),
             keywords,
             fresh: Freshness::of(writer.segment()),
             source,
@@ -142,12 +119,15 @@ impl Mirror {
     /// our own and are not written again.
     pub fn share(&mut self, origins: Arc<Origins>, me: u64) {
         self.shared = Some((origins, me));
+        // Nothing has come yet, and what will come is compared before it is written.
+        let frame_bytes = self.writer.segment().spec().frame_bytes();
+        self.inlet = Inlet::connect(&self.source, frame_bytes, self.keywords, false);
     }
 
     /// The owner's side of a write-back: frames of a client go into the segment itself, and are recorded as those of
     /// `origin`. None of them is our own.
     pub fn take_back(&mut self, origins: Arc<Origins>, origin: u64) {
-        self.shared = Some((origins, NOBODY));
+        self.share(origins, NOBODY);
         self.link_origin = Some(origin);
     }
 
@@ -173,7 +153,15 @@ impl Mirror {
 
     /// Takes one message, if there is one.
     pub fn receive_one(&mut self, skip: impl FnOnce(&Inlet) -> bool) -> Result<bool, Ended> {
-        match self.inlet.receive() {
+        let (writer, source) = (&mut self.writer, &self.source);
+        let mut pour = |head: &[u8; HEADER_BYTES], at: usize, pixels: &[u8]| {
+            let header = if at > 0 { Ok(None) } else { FrameHeader::decode_head(head).map(Some) };
+            if header.is_ok_and(|header| header.is_none_or(|header| fits(&header, source, writer).is_ok())) {
+                // What cannot be written is not shown either, and says so then.
+                let _ = writer.pour(at, pixels);
+            }
+        };
+        match self.inlet.receive(&mut pour) {
             Taken::Message => {
                 self.received_ns = clock::realtime_ns();
                 self.on_message(self.inlet.parts(), skip).map(|()| true)
@@ -216,14 +204,12 @@ impl Mirror {
         if parts < 2 {
             return Err(Refused::BadParts);
         }
-        let header = FrameHeader::decode(self.inlet.body())?;
-        let spec = self.writer.segment().spec();
-        if Some(header.boot_id) != self.source.boot_id {
-            return Err(Refused::OtherPublisher);
-        }
-        if header.shape != spec.shape || header.dtype != spec.dtype {
-            return Err(Refused::OtherShape);
-        }
+        let body = self.inlet.body();
+        let header = match body.first_chunk().filter(|_| self.inlet.poured()) {
+            Some(head) => FrameHeader::decode_head(head)?,
+            None => FrameHeader::decode(body)?,
+        };
+        fits(&header, &self.source, &self.writer)?;
         if parts != if header.keywords_follow { 3 } else { 2 } {
             return Err(Refused::BadParts);
         }
@@ -383,8 +369,16 @@ impl Mirror {
         let FrameKind::Frame = header.kind else { return Ok(()) };
         self.take_keywords(header)?;
         self.freshen(header.cnt0, header.atime_ns)?;
-        let Some(pixels) = self.inlet.body().get(header.pixel_offset as usize..) else { return Ok(()) };
-        let counter = self.writer.write_mirrored(pixels, &meta_of(header)).map_err(|_| Ended::SegmentGone)?;
+        let meta = meta_of(header);
+        let written = match self.inlet.body().get(header.pixel_offset as usize..) {
+            _ if self.inlet.poured() => self.writer.show_poured(&meta),
+            Some(pixels) => self.writer.write_mirrored(pixels, &meta).map(Some),
+            None => return Ok(()),
+        };
+        let Some(counter) = written.map_err(|_| Ended::SegmentGone)? else {
+            self.stats.mirror_busy.fetch_add(1, Relaxed);
+            return Ok(());
+        };
         self.record(counter, header.origin);
         self.refreshed = true;
         self.keep(header);

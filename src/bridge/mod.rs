@@ -19,6 +19,7 @@ pub mod peer;
 pub mod pool;
 pub mod publisher;
 pub mod sockets;
+pub mod source;
 pub mod stats;
 pub mod streams;
 pub mod tcp_inlet;

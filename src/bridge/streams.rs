@@ -2,9 +2,10 @@
 //! write-backs of its clients on the owner. One thread writes into the segment for the daemon, so no two of its own
 //! writers meet; a program that writes at the same moment may, and then both sides come to rest at the owner's frame.
 
-use crate::bridge::mirror::{Mirror, Source};
+use crate::bridge::mirror::Mirror;
 use crate::bridge::origins::Origins;
 use crate::bridge::publisher::Publisher;
+use crate::bridge::source::Source;
 use crate::bridge::stats::MirrorStats;
 use crate::bridge::worker::{Ended, Worker};
 use crate::log::Repeats;

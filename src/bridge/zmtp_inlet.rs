@@ -1,11 +1,11 @@
 //! The mirror's side of frames over ZMQ: a subscriber to one topic of one publisher, ours or a Python daemon's. What goes
 //! over the connection is in [`crate::wire::zmtp`]; a message is its topic, a body, and perhaps the keywords.
 
-use crate::bridge::dial::{Dial, Got};
-use crate::bridge::inlet::Taken;
+use crate::bridge::dial::{Dial, Got, Pouring};
+use crate::bridge::inlet::{Pour, Taken};
 use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL, answers_within};
 use crate::os::clock;
-use crate::wire::frame::Refused;
+use crate::wire::frame::{HEADER_BYTES, Refused, pixels_at};
 use crate::wire::zmtp::{self, Command, GREETING, GREETING_BYTES, PART_HEAD_BYTES_MAX, Part, Step};
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -34,6 +34,7 @@ pub struct ZmtpInlet {
     unwanted: usize,
     body: Range<usize>,
     keywords: Range<usize>,
+    pouring: Option<Pouring>,
     /// Bytes of the message before: so many are read at once.
     usual: usize,
     body_bytes_max: usize,
@@ -51,13 +52,14 @@ pub struct ZmtpInlet {
 impl ZmtpInlet {
     /// Connects in the background, and for as long as it takes; subscribes to this topic.
     pub fn connect(
-        ip: Ipv4Addr,
-        port: u16,
+        (ip, port): (Ipv4Addr, u16),
         topic: &'static str,
         frame_bytes: usize,
         keywords: u16,
+        pouring: Option<Pouring>,
     ) -> ZmtpInlet {
-        let body_bytes_max = frame_bytes + AROUND_PIXELS_BYTES;
+        let pixels = pouring.map_or(frame_bytes, |pouring| pouring.piece_bytes);
+        let body_bytes_max = pixels + AROUND_PIXELS_BYTES;
         let keyword_bytes_max = (usize::from(keywords) * 120).max(SMALL_BYTES_MAX);
         // A message of three parts, and between them a command or what nobody wants.
         let longest = 4 * PART_HEAD_BYTES_MAX + body_bytes_max + keyword_bytes_max + 2 * SMALL_BYTES_MAX;
@@ -71,6 +73,7 @@ impl ZmtpInlet {
             unwanted: 0,
             body: 0..0,
             keywords: 0..0,
+            pouring,
             usual: GREETING_BYTES,
             body_bytes_max,
             keyword_bytes_max,
@@ -93,7 +96,7 @@ impl ZmtpInlet {
     }
 
     /// Takes the next message without waiting.
-    pub fn receive(&mut self) -> Taken {
+    pub fn receive(&mut self, pour: &mut Pour) -> Taken {
         if self.dial.given_bytes() > 0 {
             self.begin_message();
         }
@@ -107,7 +110,7 @@ impl ZmtpInlet {
             Some(false) => {}
         }
         loop {
-            let wanted = match self.parse() {
+            let wanted = match self.parse(pour) {
                 Ok(None) => {
                     (self.usual, self.unwanted) = (self.parsed, 0);
                     self.dial.give(self.parsed);
@@ -139,6 +142,9 @@ impl ZmtpInlet {
     fn begin_message(&mut self) {
         (self.parsed, self.parts, self.foreign) = (0, 0, false);
         (self.body, self.keywords) = (0..0, 0..0);
+        if let Some(pouring) = &mut self.pouring {
+            pouring.gone = 0;
+        }
     }
 
     fn end(&mut self) {
@@ -155,7 +161,7 @@ impl ZmtpInlet {
     }
 
     /// Goes through what has come. `None`: a message is whole. `Some`: up to there bytes are wanted.
-    fn parse(&mut self) -> Result<Option<usize>, Refused> {
+    fn parse(&mut self, pour: &mut Pour) -> Result<Option<usize>, Refused> {
         if self.step == Step::Greeting {
             zmtp::check_greeting(self.dial.bytes()).map_err(|_| Refused::BadMagic)?;
             if self.dial.bytes().len() < GREETING_BYTES {
@@ -176,11 +182,19 @@ impl ZmtpInlet {
                 2 if !part.command => self.keyword_bytes_max,
                 _ => SMALL_BYTES_MAX,
             };
-            if part.body_bytes > longest as u64 {
+            let body_at = self.parsed + part.head_bytes;
+            let mut body_bytes = part.body_bytes;
+            if self.parts == 1 && !part.command {
+                match self.pour(body_at, body_bytes, pour) {
+                    Ok(gone) => body_bytes -= gone as u64,
+                    Err(wanted) => return Ok(Some(wanted)),
+                }
+            }
+            if body_bytes > longest as u64 {
                 return Err(Refused::BadLength { expected: longest as u64, got: part.body_bytes });
             }
-            let body_at = self.parsed + part.head_bytes;
-            let end = body_at + part.body_bytes as usize;
+            let bytes = self.dial.bytes();
+            let end = body_at + body_bytes as usize;
             if bytes.len() < end {
                 return Ok(Some(end));
             }
@@ -212,6 +226,29 @@ impl ZmtpInlet {
                 self.begin_message();
             }
         }
+    }
+
+    /// The pixels go, if this part is a frame's. Gives how many of its bytes that are, or up to where more are wanted first.
+    fn pour(&mut self, body_at: usize, body_bytes: u64, pour: &mut Pour) -> Result<usize, usize> {
+        let Some(pouring) = self.pouring.as_mut().filter(|_| self.step == Step::Open && !self.foreign) else {
+            return Ok(0);
+        };
+        let frame_bytes = pouring.frame_bytes as u64;
+        if body_bytes < HEADER_BYTES as u64 + frame_bytes {
+            return Ok(0);
+        }
+        let Some(head) = self.dial.bytes().get(body_at..).and_then(|body| body.first_chunk()).copied() else {
+            return Err(body_at + HEADER_BYTES);
+        };
+        let (offset, pixel_bytes) = pixels_at(&head);
+        if !(HEADER_BYTES..=AROUND_PIXELS_BYTES).contains(&offset)
+            || pixel_bytes != frame_bytes
+            || body_bytes != offset as u64 + frame_bytes
+        {
+            return Ok(0);
+        }
+        let pour = |at, pixels: &[u8]| pour(&head, at, pixels);
+        self.dial.pour(body_at + offset, pouring, pour).map_or(Ok(pouring.frame_bytes), Err)
     }
 
     fn on_command(&mut self, body: Range<usize>) -> Result<(), Refused> {
@@ -253,7 +290,12 @@ impl ZmtpInlet {
         self.parts
     }
 
-    /// Its second part.
+    /// Are its pixels gone?
+    pub fn poured(&self) -> bool {
+        self.pouring.is_some_and(|pouring| pouring.gone > 0)
+    }
+
+    /// Its second part, without pixels that are gone.
     pub fn body(&self) -> &[u8] {
         self.dial.bytes().get(self.body.clone()).unwrap_or_default()
     }

@@ -1,7 +1,7 @@
 //! What the central state is made of.
 
-use crate::bridge::mirror::Source;
 use crate::bridge::publisher::Started;
+use crate::bridge::source::Source;
 use crate::bridge::stats::{MirrorStats, PublisherStats};
 use crate::dtype::{DType, Shape};
 use crate::error::Error;

@@ -1,6 +1,6 @@
 //! `dao-command`: takes commands from the queue, changes the state, carries out what reconciling asks for.
 
-use crate::bridge::mirror::Source;
+use crate::bridge::source::Source;
 use crate::bridge::streams::Link;
 use crate::control::askers::{Asker, Askers};
 use crate::control::commands::{Command, Reply};

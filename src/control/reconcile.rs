@@ -2,7 +2,7 @@
 //! dead thread are all the same code here. `tests/models/stream.pml` has what the two sides do step by step, and `spin`
 //! tries every order of it.
 
-use crate::bridge::mirror::Source;
+use crate::bridge::source::Source;
 use crate::control::state::{Mirror, Publisher, State, StreamKey, Target, Wanted};
 use crate::dtype::{DType, Shape};
 use crate::error::{Error, Kind};

@@ -1,8 +1,8 @@
 //! The central state: what is desired and what is actual. Pure: no I/O, no clock of its own; events come in through
 //! `on_...`, and [`State::reconcile`] says what to do.
 
-use crate::bridge::mirror::Source;
 use crate::bridge::publisher::Started;
+use crate::bridge::source::Source;
 use crate::control::registration::EarlierRun;
 use crate::control::registry::{ClientAge, RemoteFacts};
 use crate::error::{Error, Kind, Result};

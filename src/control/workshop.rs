@@ -285,8 +285,9 @@ fn open_mirror(path: &Path, settings: &Settings, owner: &str, target: &Target) -
     // Where programs write, too, the newest frame is what counts.
     let ring = layout.depth_offset().is_some() && !target.bidirectional;
     let frame_bytes = target.shape.frame_bytes(target.dtype);
-    let depth =
-        if ring { (limits::MIRROR_RING_BYTES / frame_bytes).clamp(1, limits::MIRROR_DEPTH_MAX) } else { 1 };
+    let fill =
+        (limits::MIRROR_RING_BYTES / frame_bytes).clamp(limits::MIRROR_DEPTH_MIN, limits::MIRROR_DEPTH_MAX);
+    let depth = if ring { fill } else { 1 };
     let spec =
         SegmentSpec { shape: target.shape, dtype: target.dtype, layout, depth: depth as u32, keywords };
     let all = freshness::keywords(target.keywords, owner, &settings.hostname);

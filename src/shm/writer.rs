@@ -3,6 +3,7 @@
 
 use super::keyword::{KEYWORD_BYTES, Keyword, VALUE_OFFSET};
 use super::layout::at;
+use super::mapping::{Mapping, PAST_CACHES_FROM_BYTES};
 use super::segment::{FrameMeta, Segment};
 use super::semaphore::Semaphores;
 use crate::{naming, os::clock};
@@ -49,6 +50,8 @@ impl std::error::Error for WriteError {}
 pub struct Writer {
     segment: Segment,
     semaphores: Semaphores,
+    /// Of a frame that nobody is shown yet: the slot of the one before it, and how many of its bytes are there.
+    begun: Option<(u32, usize)>,
 }
 
 impl Writer {
@@ -58,7 +61,7 @@ impl Writer {
             return Err(WriteError::ReadOnly);
         }
         let base = naming::semaphore_base(segment.path()).unwrap_or_default();
-        Ok(Writer { semaphores: Semaphores::open(&base), segment })
+        Ok(Writer { semaphores: Semaphores::open(&base), segment, begun: None })
     }
 
     /// The segment.
@@ -84,11 +87,42 @@ impl Writer {
     /// Writes a frame of another segment: cnt1, cnt2 and time are the source's, and cnt0 grows by 1 whatever
     /// the source's does, since readers wait for it to grow. Gives the cnt0.
     pub fn write_mirrored(&mut self, pixels: &[u8], source: &FrameMeta) -> Result<u64, WriteError> {
-        self.put(pixels, |map, block| {
-            map.store64(block + at::ATIME, source.atime_ns as u64);
-            map.store64(block + at::CNT1, source.cnt1);
-            map.store64(block + at::CNT2, source.cnt2);
-        })
+        self.put(pixels, |map, block| stamp_mirrored(map, block, source))
+    }
+
+    /// Writes a piece of a frame to where no reader is sent yet: for rings, in which the newest frame stands elsewhere.
+    /// Pieces come in order; the first begins the frame, and puts an end to one that is not shown. One that follows
+    /// nothing goes nowhere.
+    pub fn pour(&mut self, at: usize, pixels: &[u8]) -> Result<(), WriteError> {
+        if at == 0 {
+            self.begun = None;
+            self.begun = Some((self.begin()?, 0));
+        }
+        let spec = self.segment.spec();
+        let expected = spec.frame_bytes();
+        if pixels.len() > expected - at.min(expected) {
+            return Err(WriteError::WrongSize { bytes: at + pixels.len(), expected });
+        }
+        if let Some((last, there)) = self.begun.filter(|(_, there)| *there == at) {
+            self.check()?;
+            let offset = spec.data_offset((last + 1) % spec.depth) + at;
+            self.segment.mapping.copy_in_part(offset, pixels, expected);
+            self.begun = Some((last, there + pixels.len()));
+        }
+        Ok(())
+    }
+
+    /// Shows the frame that was poured, as [`Writer::write_mirrored`] does. `None`: not all of it is there, or somebody else
+    /// has written meanwhile.
+    pub fn show_poured(&mut self, source: &FrameMeta) -> Result<Option<u64>, WriteError> {
+        self.check()?;
+        let (frame_bytes, last) = (self.segment.spec().frame_bytes(), self.newest_slot()?);
+        match self.begun.take() {
+            Some(begun) if begun == (last, frame_bytes) => {
+                self.show(last, |map, block| stamp_mirrored(map, block, source)).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// For whoever has nothing else to do: fetches the place of the next frame into the cache, which it left long ago.
@@ -96,7 +130,7 @@ impl Writer {
     pub fn warm_next(&self) {
         let spec = self.segment.spec();
         let last = self.segment.last_written();
-        if spec.depth > 1 && last < spec.depth {
+        if spec.depth > 1 && last < spec.depth && spec.frame_bytes() < PAST_CACHES_FROM_BYTES {
             let next = (last + 1) % spec.depth;
             self.segment.mapping.warm(spec.data_offset(next), spec.frame_bytes().min(WARM_BYTES_MAX));
         }
@@ -122,29 +156,42 @@ impl Writer {
         }
     }
 
-    fn put(
-        &mut self,
-        pixels: &[u8],
-        stamp: impl FnOnce(&super::mapping::Mapping, usize),
-    ) -> Result<u64, WriteError> {
-        let spec = self.segment.spec();
-        let expected = spec.frame_bytes();
+    fn put(&mut self, pixels: &[u8], stamp: impl FnOnce(&Mapping, usize)) -> Result<u64, WriteError> {
+        let expected = self.segment.spec().frame_bytes();
         if pixels.len() != expected {
             return Err(WriteError::WrongSize { bytes: pixels.len(), expected });
         }
-        self.check()?;
-        let map = &self.segment.mapping;
+        self.begun = None;
+        let last = self.begin()?;
+        let spec = self.segment.spec();
+        self.segment.mapping.copy_in(spec.data_offset((last + 1) % spec.depth), pixels);
+        self.show(last, stamp)
+    }
+
+    fn newest_slot(&self) -> Result<u32, WriteError> {
         let last = self.segment.last_written();
-        if last >= spec.depth {
-            return Err(WriteError::Changed);
-        }
-        let slot = (last + 1) % spec.depth;
-        let block = spec.metadata_offset(slot);
-        map.store8(block + at::WRITE, 1);
+        if last < self.segment.spec().depth { Ok(last) } else { Err(WriteError::Changed) }
+    }
+
+    /// Marks the slot of the next frame as being written. Gives that of the newest.
+    fn begin(&self) -> Result<u32, WriteError> {
+        self.check()?;
+        let spec = self.segment.spec();
+        let last = self.newest_slot()?;
+        let block = spec.metadata_offset((last + 1) % spec.depth);
+        self.segment.mapping.store8(block + at::WRITE, 1);
         // The flag before the pixels. Partner: the fence of a reader between its copy and its second look at
         // the flag.
         fence(Ordering::SeqCst);
-        map.copy_in(spec.data_offset(slot), pixels);
+        Ok(last)
+    }
+
+    /// Makes the frame whose pixels stand in the slot after `last` the newest.
+    fn show(&self, last: u32, stamp: impl FnOnce(&Mapping, usize)) -> Result<u64, WriteError> {
+        let spec = self.segment.spec();
+        let map = &self.segment.mapping;
+        let slot = (last + 1) % spec.depth;
+        let block = spec.metadata_offset(slot);
         // The library clears the flag and names the slot first. Then, for a moment, there are new pixels under an
         // old counter, in a ring that of a turn ago, which its own polling readers take for the newest.
         stamp(map, block);
@@ -189,4 +236,10 @@ impl Writer {
         self.segment.mapping.copy_in(self.segment.spec().keywords_offset(), &bytes[..whole]);
         if self.segment.lost() { Err(WriteError::Lost) } else { Ok(()) }
     }
+}
+
+fn stamp_mirrored(map: &Mapping, block: usize, source: &FrameMeta) {
+    map.store64(block + at::ATIME, source.atime_ns as u64);
+    map.store64(block + at::CNT1, source.cnt1);
+    map.store64(block + at::CNT2, source.cnt2);
 }

@@ -212,6 +212,11 @@ pub fn stream_length(head: &[u8; HEADER_BYTES], frame_bytes: usize, keywords: u1
     Ok(HEADER_BYTES + frame_bytes + follow + TRAILER_BYTES)
 }
 
+/// Where in a message of ZMQ the pixels begin, and how many bytes they are, as its header has it. Neither is checked.
+pub fn pixels_at(head: &[u8; HEADER_BYTES]) -> (usize, u64) {
+    (Fields(head).u32(112) as usize, Fields(head).u64(120))
+}
+
 /// What ends a message on a TCP stream: whoever has lost count of the bytes finds something else here.
 pub fn trailer(seq: u64) -> [u8; TRAILER_BYTES] {
     (seq ^ u64::from_le_bytes(*b"DAOfDAOf")).to_le_bytes()
@@ -307,7 +312,17 @@ impl FrameHeader {
 
     /// Reads and checks a message's header against itself and the message's length.
     pub fn decode(message: &[u8]) -> Result<FrameHeader, Refused> {
-        let fields = Fields(message.first_chunk().ok_or(Refused::TooShort)?);
+        let header = FrameHeader::decode_head(message.first_chunk().ok_or(Refused::TooShort)?)?;
+        let expected = u64::from(header.pixel_offset) + header.pixel_bytes() as u64;
+        if message.len() as u64 != expected {
+            return Err(Refused::BadLength { expected, got: message.len() as u64 });
+        }
+        Ok(header)
+    }
+
+    /// Reads a header and checks it against itself.
+    pub fn decode_head(message: &[u8; HEADER_BYTES]) -> Result<FrameHeader, Refused> {
+        let fields = Fields(message);
         if fields.u32(0) != MAGIC {
             return Err(Refused::BadMagic);
         }
@@ -348,11 +363,10 @@ impl FrameHeader {
         if fields.u64(120) != expected {
             return Err(Refused::BadLength { expected, got: fields.u64(120) });
         }
-        let after_offset = (message.len() as u64).checked_sub(u64::from(header.pixel_offset));
-        if (header.pixel_offset as usize) < HEADER_BYTES || after_offset != Some(expected) {
+        if (header.pixel_offset as usize) < HEADER_BYTES {
             return Err(Refused::BadLength {
-                expected: expected.saturating_add(u64::from(header.pixel_offset)),
-                got: message.len() as u64,
+                expected: HEADER_BYTES as u64,
+                got: u64::from(header.pixel_offset),
             });
         }
         Ok(header)

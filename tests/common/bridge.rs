@@ -3,10 +3,11 @@
 use super::TCP;
 use super::common::{Place, spec};
 use daoserver::bridge::freshness;
-use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::mirror::Mirror;
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
 use daoserver::bridge::publisher::{Publisher, Started};
+use daoserver::bridge::source::Source;
 use daoserver::bridge::stats::MirrorStats;
 use daoserver::bridge::worker::{Ended, Worker};
 use daoserver::dtype::DType;

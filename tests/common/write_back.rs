@@ -2,10 +2,11 @@
 
 use super::TCP;
 use super::common::{Place, spec};
-use daoserver::bridge::mirror::{Mirror, Source};
+use daoserver::bridge::mirror::Mirror;
 use daoserver::bridge::origins::Origins;
 use daoserver::bridge::outlet::Outlet;
 use daoserver::bridge::publisher::{Back, Publisher, Started};
+use daoserver::bridge::source::Source;
 use daoserver::bridge::stats::{MirrorStats, PublisherStats};
 use daoserver::bridge::streams::{Bidirectional, Link, Owned};
 use daoserver::bridge::worker::Worker;
