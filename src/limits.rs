@@ -87,6 +87,9 @@ pub const POOL_BYTES_MAX: usize = 256 << 20;
 /// Smallest and largest kernel buffer of a stream, bytes; between them two frames.
 pub const SOCKET_BUFFER_BYTES: (usize, usize) = (128 * 1024, 4 * 1024 * 1024);
 
+/// Largest one of a stream over TCP within a machine: what is on its way is still in a core's own cache when it is read.
+pub const NEAR_BUFFER_BYTES: usize = 256 * 1024;
+
 /// Connecting to Redis.
 pub const REDIS_CONNECT_TIMEOUT: Duration = Duration::from_millis(2_000);
 /// One command to Redis.

@@ -275,7 +275,12 @@ fn clients(mutations: &Mutations, understood: impl Fn(&[u8]) -> Option<Forms>) {
     log::set_level(log::Level::Error);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let manners = Manners { boot_id: BOOT_ID, streams: true, answers_within: Duration::from_secs(3) };
+    let manners = Manners {
+        boot_id: BOOT_ID,
+        streams: true,
+        answers_within: Duration::from_secs(3),
+        buffer_bytes: 128 * 1024,
+    };
     mutations.run(|input| {
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         let (stream, _) = listener.accept().unwrap();

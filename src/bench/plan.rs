@@ -79,7 +79,7 @@ pub fn paced_hz(frame_bytes: usize) -> f64 {
 
 /// Frames in the source's ring.
 pub fn source_depth(frame_bytes: usize) -> u32 {
-    (RING_BYTES / frame_bytes).clamp(4, 64) as u32
+    (RING_BYTES / frame_bytes).clamp(8, 64) as u32
 }
 
 /// `64k`, `1M`, `1000`: bytes of a frame.
@@ -122,6 +122,6 @@ mod tests {
     fn large_frames_come_more_slowly_and_rings_are_shorter() {
         assert_eq!((paced_hz(1 << 10), paced_hz(64 << 10)), (1_000.0, 1_000.0));
         assert!((38.0..39.0).contains(&paced_hz(16 << 20)));
-        assert_eq!((source_depth(1 << 10), source_depth(64 << 10), source_depth(16 << 20)), (64, 16, 4));
+        assert_eq!((source_depth(1 << 10), source_depth(64 << 10), source_depth(16 << 20)), (64, 16, 8));
     }
 }

@@ -1,7 +1,7 @@
 //! A connection to a publisher: made in the background, and made again when it breaks, with pauses that grow; and what has
 //! come over it, in a buffer that holds the longest message.
 
-use crate::bridge::sockets::{UNDER_WAY_NS, buffer_bytes, touched};
+use crate::bridge::sockets::{UNDER_WAY_NS, buffer_bytes, keep_near, touched};
 use crate::os::{clock, poll, tcp};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
@@ -179,6 +179,13 @@ impl Dial {
         self.connected = true;
         self.remind();
         true
+    }
+
+    /// Its other end is one that keeps near, too.
+    pub fn keep_near(&self) {
+        if let Some(stream) = &self.stream {
+            keep_near(stream, self.buffer_bytes);
+        }
     }
 
     /// To be called now and then: tells the kernel what it forgets.

@@ -35,7 +35,6 @@ pub struct Outlet {
     listener: TcpListener,
     port: u16,
     manners: Manners,
-    buffer_bytes: usize,
     door: Door,
     turned_away: TurnedAway,
     peers: Vec<Peer>,
@@ -67,12 +66,12 @@ impl Outlet {
                         boot_id: clock::random_u64(),
                         streams,
                         answers_within: answers_within(frame_bytes),
+                        buffer_bytes: buffer_bytes(frame_bytes),
                     };
                     return Ok(Outlet {
                         listener,
                         port,
                         manners,
-                        buffer_bytes: buffer_bytes(frame_bytes),
                         door: Door::new(allow),
                         turned_away: TurnedAway::new(port),
                         peers: Vec::new(),
@@ -188,7 +187,7 @@ impl Outlet {
                     continue;
                 }
             }
-            if tcp::prepare(&stream, self.buffer_bytes).is_ok() {
+            if tcp::prepare(&stream, self.manners.buffer_bytes).is_ok() {
                 self.peers.push(Peer::new(stream, from.ip()));
             }
         }

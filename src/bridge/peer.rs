@@ -4,7 +4,7 @@
 //! begins with the greeting of [`crate::wire::zmtp`].
 
 use crate::bridge::pool::SendPool;
-use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL};
+use crate::bridge::sockets::{GREETED_WITHIN, PING_INTERVAL, keep_near};
 use crate::bridge::unsent::{Body, Message, Unsent};
 use crate::naming::{TOPIC_DAO, TOPIC_PYTHON};
 use crate::wire::frame::{ASK_AGAIN, HEADER_BYTES, HELLO_BYTES, hello};
@@ -162,6 +162,8 @@ pub struct Manners {
     pub streams: bool,
     /// A subscriber over ZMQ that was asked for a sign of life gives one within this time.
     pub answers_within: Duration,
+    /// The kernel's buffers of a connection.
+    pub buffer_bytes: usize,
 }
 
 /// One connection.
@@ -347,6 +349,9 @@ impl Peer {
                     Err(end) => return end,
                 },
             };
+            if asks.stream {
+                keep_near(&self.stream, manners.buffer_bytes);
+            }
             self.asks = self.asks.or(asks);
             if self.progress().is_err() {
                 return Heard::Gone;

@@ -1,6 +1,8 @@
 //! What the connections of a stream have in common.
 
 use crate::limits;
+use crate::os::tcp;
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// Who has not said who it is for so long is ended.
@@ -22,6 +24,14 @@ pub fn touched(bytes: usize) -> Vec<u8> {
 pub fn buffer_bytes(frame_bytes: usize) -> usize {
     let (smallest, largest) = limits::SOCKET_BUFFER_BYTES;
     (2 * frame_bytes).clamp(smallest, largest)
+}
+
+/// Of a stream that leads nowhere but to this machine less is on its way at once: to where nothing has to travel, a buffer
+/// that is out of the caches only costs time.
+pub fn keep_near(stream: &TcpStream, buffer_bytes: usize) {
+    if buffer_bytes > limits::NEAR_BUFFER_BYTES && tcp::is_local(stream) {
+        let _ = tcp::set_buffers(stream, limits::NEAR_BUFFER_BYTES); // frames come all the same
+    }
 }
 
 /// Who is asked for a sign of life over ZMQ gives one within this time: a large frame may stand before the answer.

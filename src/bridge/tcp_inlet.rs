@@ -48,7 +48,10 @@ impl TcpInlet {
         }
         match self.dial.look(|| hello(self.boot_id).to_vec()) {
             None => return Taken::Nothing,
-            Some(true) => self.begin_message(),
+            Some(true) => {
+                self.dial.keep_near();
+                self.begin_message();
+            }
             Some(false) => {}
         }
         loop {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // socket, connect, setsockopt, ioctl
 
 use std::io;
-use std::net::{SocketAddrV4, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -85,11 +85,22 @@ pub fn send_at_once(socket: &impl AsRawFd) {
 pub fn prepare(stream: &TcpStream, buffer_bytes: usize) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let bytes = buffer_bytes.min(libc::c_int::MAX as usize) as libc::c_int;
-    // The kernel takes less where its limit is lower.
-    set(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
-    set(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)?;
+    set_buffers(stream, buffer_bytes)?;
     set(stream, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, UNACKNOWLEDGED.as_millis() as libc::c_int)
+}
+
+/// Buffers of this many bytes; the kernel takes less where its limit is lower.
+pub fn set_buffers(stream: &TcpStream, bytes: usize) -> io::Result<()> {
+    let bytes = bytes.min(libc::c_int::MAX as usize) as libc::c_int;
+    set(stream, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)?;
+    set(stream, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
+}
+
+/// Is its other end on this machine?
+pub fn is_local(stream: &TcpStream) -> bool {
+    let ip = |end: io::Result<SocketAddr>| end.ok().map(|address| address.ip());
+    let other = ip(stream.peer_addr());
+    other.is_some() && other == ip(stream.local_addr())
 }
 
 /// What comes is acknowledged by the way, not at once: else the kernel does that whenever the last of it is read, before it
@@ -150,6 +161,7 @@ mod tests {
         assert_eq!(unread_bytes(&there), 3);
         there.read_exact(&mut [0; 3]).unwrap();
         assert_eq!(unread_bytes(&there), 0);
+        assert!(is_local(&there) && is_local(&stream));
         drop((there, listener));
         let refused = connect(to, 100_000).and_then(|stream| {
             poll::writable(&stream, Duration::from_secs(10)).unwrap();
