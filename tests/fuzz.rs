@@ -9,11 +9,15 @@ mod mutate;
 #[path = "common/shm.rs"]
 mod shm_common;
 
+use daoserver::bridge::dial::Pouring;
+use daoserver::bridge::inlet::{Inlet, Taken};
 use daoserver::bridge::mirror::Mirror;
 use daoserver::bridge::peer::{Forms, Heard, Manners, Peer};
 use daoserver::bridge::source::Source;
 use daoserver::bridge::stats::MirrorStats;
+use daoserver::bridge::tcp_inlet::TcpInlet;
 use daoserver::bridge::worker::Worker;
+use daoserver::bridge::zmtp_inlet::ZmtpInlet;
 use daoserver::dtype::{DType, Shape};
 use daoserver::log;
 use daoserver::naming::TOPIC_DAO;
@@ -188,6 +192,44 @@ fn headers() {
     });
 }
 
+/// The same to an inlet whose pixels go five bytes at a time: whatever comes, they are one frame's, in their order.
+fn in_pieces(input: &[u8], listener: &TcpListener, source: &Source) {
+    let to = (source.ip, source.port);
+    let pouring = Some(Pouring { frame_bytes: 12, piece_bytes: 5, gone: 0 });
+    let mut inlet = match source.tcp_port {
+        Some(_) => Inlet::Tcp(TcpInlet::connect(to, BOOT_ID, 12, 2, pouring)),
+        None => Inlet::Zmq(ZmtpInlet::connect(to, TOPIC_DAO, 12, 2, pouring)),
+    };
+    let mut gone = 0;
+    let mut look = |inlet: &mut Inlet| {
+        let taken = inlet.receive(&mut |_, at, pixels| {
+            assert!(at == 0 || at == gone);
+            gone = at + pixels.len();
+            assert!((1..=5).contains(&pixels.len()) && gone <= 12);
+        });
+        if taken == Taken::Message {
+            let body = inlet.body();
+            let header = body.first_chunk().filter(|_| inlet.poured()).map(FrameHeader::decode_head);
+            assert!(!inlet.poured() || gone == 12);
+            // Nothing that was poured is read as if it were still there.
+            assert!(
+                !header.is_some_and(|header| header.is_ok_and(|h| h.pixel_offset as usize != body.len()))
+            );
+        }
+        taken
+    };
+    look(&mut inlet); // connects
+    let (mut peer, _) = listener.accept().unwrap();
+    let _ = peer.write_all(input);
+    let _ = peer.shutdown(std::net::Shutdown::Write);
+    peer.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !hung_up(&mut peer) {
+        look(&mut inlet);
+        assert!(Instant::now() < deadline, "the inlet does not notice the end");
+    }
+}
+
 /// A publisher's bytes to a mirror, over a real connection.
 fn publishers(mutations: &Mutations, over_tcp: bool) {
     log::set_level(log::Level::Error);
@@ -220,6 +262,7 @@ fn publishers(mutations: &Mutations, over_tcp: bool) {
         let frames = stats.frames.load(Relaxed);
         assert_eq!(shm::probe(&path).unwrap().counter, before + frames);
         assert!(frames as usize <= input.len() / (HEADER_BYTES + 12));
+        in_pieces(input, &listener, &source);
     });
 }
 

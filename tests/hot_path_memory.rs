@@ -154,8 +154,12 @@ fn noting_an_echo_allocates_nothing() {
 
 #[test]
 fn no_frame_allocates_on_either_side_over_either_transport() {
-    for transport in [Transport::Zmq, Transport::Tcp] {
-        let mut stream = Stream::new(transport, "64x64", 2);
+    let (small, large) = (("64x64", 2), ("1024x512", 1)); // the large one's pixels are lent, and poured
+    for (transport, (shape, mirrors)) in [Transport::Zmq, Transport::Tcp]
+        .into_iter()
+        .flat_map(|transport| [small, large].map(|size| (transport, size)))
+    {
+        let mut stream = Stream::new(transport, shape, mirrors);
         // The first frames, and with them the first keywords and connections.
         for _ in 0..100 {
             stream.pass_one();
@@ -170,9 +174,9 @@ fn no_frame_allocates_on_either_side_over_either_transport() {
         }
         assert_eq!(
             stream.allocated, [0; 2],
-            "of publisher and mirrors, over {transport:?}, in {frames} frames"
+            "of publisher and {mirrors} mirrors, over {transport:?}, in {frames} frames of {shape}"
         );
-        println!("{transport:?}: {frames} frames to 2 mirrors without an allocation");
+        println!("{transport:?}: {frames} frames of {shape} to {mirrors} mirrors without an allocation");
     }
 }
 

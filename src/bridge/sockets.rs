@@ -39,3 +39,34 @@ pub fn answers_within(frame_bytes: usize) -> Duration {
     let transfer_ms = frame_bytes as u64 / 10_000; // ten frames at 100 MB/s
     Duration::from_millis(transfer_ms.clamp(3_000, 60_000))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    #[test]
+    fn within_a_machine_little_is_on_its_way_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = |near: bool| {
+            let mut here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let there = listener.accept().unwrap().0;
+            for stream in [&here, &there] {
+                tcp::prepare(stream, 4 << 20).unwrap();
+                if near {
+                    keep_near(stream, 4 << 20);
+                }
+            }
+            let mut bytes = 0;
+            while let Ok(count) = here.write(&[0; 65_536]) {
+                bytes += count;
+            }
+            bytes
+        };
+        let near = taken(true);
+        // The kernel keeps twice what it is asked for, on each side.
+        assert!((64 * 1024..=4 * limits::NEAR_BUFFER_BYTES).contains(&near), "{near}");
+        assert!(taken(false) >= near);
+    }
+}
