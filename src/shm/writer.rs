@@ -50,8 +50,8 @@ impl std::error::Error for WriteError {}
 pub struct Writer {
     segment: Segment,
     semaphores: Semaphores,
-    /// Of a frame that nobody is shown yet: the slot of the one before it, and how many of its bytes are there.
-    begun: Option<(u32, usize)>,
+    /// Of a frame that nobody is shown yet: slot and counter of the one before it, and how many of its bytes are there.
+    begun: Option<((u32, u64), usize)>,
 }
 
 impl Writer {
@@ -92,7 +92,7 @@ impl Writer {
 
     /// Writes a piece of a frame to where no reader is sent yet: for rings, in which the newest frame stands elsewhere.
     /// Pieces come in order; the first begins the frame, and puts an end to one that is not shown. One that follows
-    /// nothing goes nowhere.
+    /// nothing goes nowhere, nor does one to where somebody else has put a frame meanwhile.
     pub fn pour(&mut self, at: usize, pixels: &[u8]) -> Result<(), WriteError> {
         if at == 0 {
             self.begun = None;
@@ -103,9 +103,10 @@ impl Writer {
         if pixels.len() > expected - at.min(expected) {
             return Err(WriteError::WrongSize { bytes: at + pixels.len(), expected });
         }
-        if let Some((last, there)) = self.begun.filter(|(_, there)| *there == at) {
+        let last = self.newest()?;
+        if let Some((_, there)) = self.begun.filter(|begun| *begun == (last, at)) {
             self.check()?;
-            let offset = spec.data_offset((last + 1) % spec.depth) + at;
+            let offset = spec.data_offset((last.0 + 1) % spec.depth) + at;
             self.segment.mapping.copy_in_part(offset, pixels, expected);
             self.begun = Some((last, there + pixels.len()));
         }
@@ -116,10 +117,10 @@ impl Writer {
     /// has written meanwhile.
     pub fn show_poured(&mut self, source: &FrameMeta) -> Result<Option<u64>, WriteError> {
         self.check()?;
-        let (frame_bytes, last) = (self.segment.spec().frame_bytes(), self.newest_slot()?);
+        let (frame_bytes, last) = (self.segment.spec().frame_bytes(), self.newest()?);
         match self.begun.take() {
             Some(begun) if begun == (last, frame_bytes) => {
-                self.show(last, |map, block| stamp_mirrored(map, block, source)).map(Some)
+                self.show(last.0, |map, block| stamp_mirrored(map, block, source)).map(Some)
             }
             _ => Ok(None),
         }
@@ -162,23 +163,25 @@ impl Writer {
             return Err(WriteError::WrongSize { bytes: pixels.len(), expected });
         }
         self.begun = None;
-        let last = self.begin()?;
+        let (last, _) = self.begin()?;
         let spec = self.segment.spec();
         self.segment.mapping.copy_in(spec.data_offset((last + 1) % spec.depth), pixels);
         self.show(last, stamp)
     }
 
-    fn newest_slot(&self) -> Result<u32, WriteError> {
+    /// Slot and counter of the newest frame.
+    fn newest(&self) -> Result<(u32, u64), WriteError> {
         let last = self.segment.last_written();
-        if last < self.segment.spec().depth { Ok(last) } else { Err(WriteError::Changed) }
+        let there = last < self.segment.spec().depth;
+        if there { Ok((last, self.segment.cnt0(last))) } else { Err(WriteError::Changed) }
     }
 
-    /// Marks the slot of the next frame as being written. Gives that of the newest.
-    fn begin(&self) -> Result<u32, WriteError> {
+    /// Marks the slot of the next frame as being written. Gives slot and counter of the newest.
+    fn begin(&self) -> Result<(u32, u64), WriteError> {
         self.check()?;
         let spec = self.segment.spec();
-        let last = self.newest_slot()?;
-        let block = spec.metadata_offset((last + 1) % spec.depth);
+        let last = self.newest()?;
+        let block = spec.metadata_offset((last.0 + 1) % spec.depth);
         self.segment.mapping.store8(block + at::WRITE, 1);
         // The flag before the pixels. Partner: the fence of a reader between its copy and its second look at
         // the flag.
@@ -186,7 +189,7 @@ impl Writer {
         Ok(last)
     }
 
-    /// Makes the frame whose pixels stand in the slot after `last` the newest.
+    /// Makes the frame whose pixels stand in the slot after this one the newest.
     fn show(&self, last: u32, stamp: impl FnOnce(&Mapping, usize)) -> Result<u64, WriteError> {
         let spec = self.segment.spec();
         let map = &self.segment.mapping;
