@@ -148,10 +148,14 @@ impl Scene {
 
     /// The first byte of the place that the next frame will stand in.
     fn next_place(&self) -> u8 {
+        self.next_place_at(0)
+    }
+
+    fn next_place_at(&self, at: usize) -> u8 {
         let segment = Segment::open(&self.path, Access::Read).unwrap();
         let slot = (segment.newest().0 as usize + 1) % 2;
         std::fs::read(&self.path).unwrap()
-            [2 * self.spec.layout.metadata_bytes() + slot * self.spec.frame_bytes()]
+            [2 * self.spec.layout.metadata_bytes() + slot * self.spec.frame_bytes() + at]
     }
 }
 
@@ -226,18 +230,20 @@ fn a_large_frame_of_another_publisher_or_shape_is_refused_and_no_byte_of_it_is_c
 
 #[test]
 fn a_large_frame_into_which_somebody_else_wrote_is_not_shown_but_counted_and_takes_no_byte_of_theirs() {
-    // Twice is once round the ring.
-    for times in 1..=2 {
+    let pixels = Scene::new().spec.frame_bytes();
+    // In the midst of its pixels, and after the last of them; twice is once round the ring.
+    for (come, times) in [(pixels / 2, 1), (pixels / 2, 2), (pixels, 1), (pixels, 2)] {
         let mut scene = Scene::new();
         let first = scene.frame(1);
-        scene.say(&first[..first.len() / 2]);
-        scene.until("its first piece stands there", |scene| scene.next_place() == 1);
+        let come_bytes = if come < pixels { come + PIXEL_OFFSET } else { first.len() - 1 };
+        scene.say(&first[..come_bytes]);
+        scene.until("they stand there", |scene| scene.next_place_at(come / 4) == 1);
+        scene.until("all of them", |scene| come < pixels || scene.next_place_at(come - 1) == 1);
         let mut intruder = Writer::new(Segment::open(&scene.path, Access::ReadWrite).unwrap()).unwrap();
         for _ in 0..times {
             intruder.write(&vec![50; scene.spec.frame_bytes()]).unwrap();
         }
-        let rest = first.len() / 2..;
-        scene.say(&first[rest]);
+        scene.say(&first[come_bytes..]);
         scene.until("it is counted", |scene| scene.stats.mirror_busy.load(Relaxed) == 1);
         assert_eq!((scene.frames(), scene.newest()), (0, (50, times)));
         let second = scene.frame(2);
