@@ -216,17 +216,22 @@ fn in_pieces(input: &[u8], listener: &TcpListener, source: &Source) {
                 !header.is_some_and(|header| header.is_ok_and(|h| h.pixel_offset as usize != body.len()))
             );
         }
-        taken
     };
-    look(&mut inlet); // connects
+    said(input, listener, || look(&mut inlet));
+}
+
+/// Says all this to who connects at his first look, and lets him look until he has noticed its end.
+fn said(input: &[u8], listener: &TcpListener, mut look: impl FnMut()) {
+    look();
     let (mut peer, _) = listener.accept().unwrap();
+    // Who has had enough hangs up: then the rest finds nobody.
     let _ = peer.write_all(input);
     let _ = peer.shutdown(std::net::Shutdown::Write);
     peer.set_nonblocking(true).unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while !hung_up(&mut peer) {
-        look(&mut inlet);
-        assert!(Instant::now() < deadline, "the inlet does not notice the end");
+        look();
+        assert!(Instant::now() < deadline, "nobody notices the end");
     }
 }
 
@@ -245,19 +250,7 @@ fn publishers(mutations: &Mutations, over_tcp: bool) {
         let stats = Arc::new(MirrorStats::default());
         let writer = Writer::new(Segment::open(&path, Access::ReadWrite).unwrap()).unwrap();
         let mut mirror = Mirror::new(source, writer, Arc::clone(&stats));
-        let cost = most_allocated(|| {
-            mirror.do_work().unwrap(); // connects
-            let (mut peer, _) = listener.accept().unwrap();
-            // A mirror that has had enough hangs up: then the rest finds nobody.
-            let _ = peer.write_all(input);
-            let _ = peer.shutdown(std::net::Shutdown::Write);
-            peer.set_nonblocking(true).unwrap();
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while !hung_up(&mut peer) {
-                mirror.do_work().unwrap();
-                assert!(Instant::now() < deadline, "the mirror does not notice the end");
-            }
-        });
+        let cost = most_allocated(|| said(input, &listener, || _ = mirror.do_work().unwrap()));
         assert!(cost <= CONSTANT_BYTES, "{cost}");
         let frames = stats.frames.load(Relaxed);
         assert_eq!(shm::probe(&path).unwrap().counter, before + frames);

@@ -181,7 +181,7 @@ impl Dial {
         true
     }
 
-    /// Its other end is one that keeps near, too.
+    /// Within this machine, keeps little on its way: for an other end that does so, too.
     pub fn keep_near(&self) {
         if let Some(stream) = &self.stream {
             keep_near(stream, self.buffer_bytes);

@@ -338,6 +338,7 @@ impl Peer {
                     Speaks::Stream(Vec::with_capacity(HELLO_BYTES))
                 };
             }
+            let stranger = !self.is_known();
             let asks = match &mut self.speaks {
                 Speaks::Nothing => return Heard::Gone,
                 Speaks::Zmtp(subscriber) => match subscriber.hear(heard) {
@@ -349,7 +350,7 @@ impl Peer {
                     Err(end) => return end,
                 },
             };
-            if asks.stream {
+            if asks.stream && stranger {
                 keep_near(&self.stream, manners.buffer_bytes);
             }
             self.asks = self.asks.or(asks);

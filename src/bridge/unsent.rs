@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 /// A client that takes nothing of a frame for so long does not keep it where it stands.
-const LOAN_STALLED_NS: i64 = 5_000_000;
+pub const LOAN_STALLED_NS: i64 = 5_000_000;
 
 /// What is not copied for a message.
 pub enum Body<'a> {

@@ -169,7 +169,8 @@ impl Writer {
         self.show(last, stamp)
     }
 
-    /// Slot and counter of the newest frame.
+    /// Slot and counter of the newest frame as they stand there: one writer alone is never half done, as
+    /// [`Segment::newest`] must expect.
     fn newest(&self) -> Result<(u32, u64), WriteError> {
         let last = self.segment.last_written();
         let there = last < self.segment.spec().depth;
