@@ -204,21 +204,20 @@ fn fill(stream: &mut Stream) -> u8 {
 #[test]
 fn a_large_frame_of_a_ring_leaves_from_where_it_stands_and_nothing_is_copied_but_at_the_mirror() {
     let (mut stream, mut mirror) = large(8);
-    let mut in_time = 0;
-    for value in 2.. {
-        let (before, begun) = (copies(&stream), Instant::now());
+    let (mut value, mut in_time) = (1u8, 0);
+    eventually("ten frames that nobody was held up in", || {
+        value = value.wrapping_add(1);
         stream.write(value);
-        stream.pump(&mut [&mut mirror], "each frame", |_, m| m[0].frames() == u64::from(value));
-        assert_eq!(mirror.pixel(), value);
+        let (copied, frames, begun) = (copies(&stream), mirror.frames(), Instant::now());
+        stream.pump(&mut [&mut mirror], "each frame", |_, m| m[0].frames() > frames);
         // Where this thread waits for its core, its client seems to stand still: of that frame the rest may be copied.
         if begun.elapsed() < Duration::from_nanos(LOAN_STALLED_NS as u64) {
-            assert_eq!(copies(&stream) - before, 0, "frame {value}");
+            assert_eq!(copies(&stream) - copied, 0, "frame {value}");
             in_time += 1;
         }
-        if in_time == 39 {
-            break;
-        }
-    }
+        assert_eq!(mirror.pixel(), value);
+        in_time == 10
+    });
     assert_eq!((mirror.lost(), mirror.refused()), (0, 0));
 }
 
